@@ -1,0 +1,1 @@
+"""L0: errors, ids, paths, rollback, supervision, fault points. Standard library only."""

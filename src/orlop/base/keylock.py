@@ -1,0 +1,56 @@
+"""Per-key locks and join-by-name: a retry of a call that still runs meets that call and gets its result.
+
+kubelet repeats RunPodSandbox and CreateContainer when its own deadline ends; answering "name is reserved" would make it
+loop. ``Joiner.run`` shields the work from the first caller's cancellation: a client that hung up does not undo a pod.
+Test: tests/unit/base/test_keylock.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+from orlop.base.supervise import Supervisor
+
+T = TypeVar("T")
+
+
+class KeyLock:
+    """One asyncio lock a key, dropped when nobody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (None, 0))
+        if lock is None:
+            lock = asyncio.Lock()
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+
+class Joiner(Generic[T]):
+    """Runs work once a key at a time; later callers with the key await the same result."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._running: dict[str, asyncio.Task[T]] = {}
+
+    async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = self._running.get(key)
+        if task is None:
+            task = self._supervisor.spawn(key, work())
+            self._running[key] = task
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(task)

@@ -1,0 +1,51 @@
+"""Every limit on bytes, counts and times that come from outside, in one place. Each one has a test that crosses it.
+
+Sizes in bytes, times in seconds. A value is here, and nowhere else, so that an operator can read what bounds the daemon.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+# Documents from registries.
+MANIFEST_BYTES: Final = 4 * MIB
+INDEX_BYTES: Final = 4 * MIB
+IMAGE_CONFIG_BYTES: Final = 8 * MIB
+JSON_DEPTH: Final = 32
+INDEX_DEPTH: Final = 2
+INDEX_DESCRIPTORS: Final = 1000
+LAYERS_PER_IMAGE: Final = 512
+IMAGE_ENV_BYTES: Final = 1 * MIB
+TOKEN_RESPONSE_BYTES: Final = 1 * MIB
+REDIRECTS: Final = 5
+
+# Layers.
+LAYER_UNCOMPRESSED_BYTES: Final = 64 * GIB
+LAYER_ENTRIES: Final = 2_000_000
+TAR_PATH_BYTES: Final = 4096
+TAR_PAX_BYTES: Final = 1 * MIB
+TAR_XATTR_BYTES: Final = 64 * KIB
+ZSTD_WINDOW_BYTES: Final = 128 * MIB
+
+# Files read out of a container's root.
+PASSWD_BYTES: Final = 1 * MIB
+PASSWD_LINES: Final = 64 * KIB
+
+# CRI requests.
+GRPC_MESSAGE_BYTES: Final = 16 * MIB
+NAME_BYTES: Final = 1024
+LABEL_BYTES: Final = 256 * KIB
+ANNOTATION_BYTES: Final = 4 * MIB
+EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB
+CONTAINER_STOP_KILL_SECONDS: Final = 30.0
+
+# Plans and the monitor's socket.
+PLAN_BYTES: Final = 8 * MIB
+PLAN_OPS: Final = 8192
+MONITOR_MESSAGE_BYTES: Final = 64 * KIB
+MONITOR_FDS: Final = 64
+MONITOR_REPLY_SECONDS: Final = 30.0
