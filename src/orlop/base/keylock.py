@@ -41,16 +41,42 @@ class KeyLock:
 
 
 class Joiner(Generic[T]):
-    """Runs work once a key at a time; later callers with the key await the same result."""
+    """Runs work once a key at a time; later callers with the key await the same result.
+
+    The work is shielded from its callers' cancellation. If every caller has gone by the time it ends well, its result is kept
+    under the key and ``claim`` hands it to the retry, once.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._running: dict[str, asyncio.Task[T]] = {}
+        self._callers: dict[str, int] = {}
+        self._unclaimed: dict[str, T] = {}
 
     async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = self._running.get(key)
         if task is None:
             task = self._supervisor.spawn(key, work())
             self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)
+            self._callers[key] = 0
+            task.add_done_callback(lambda done: self._ended(key, done))
+        self._callers[key] += 1
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                self._callers[key] -= 1
+            raise
+
+    def claim(self, key: str) -> T | None:
+        """Return, once, the result that nobody was there to take."""
+        return self._unclaimed.pop(key, None)
+
+    def forget(self, key: str) -> None:
+        """Drop an unclaimed result: what it names has been removed."""
+        self._unclaimed.pop(key, None)
+
+    def _ended(self, key: str, task: asyncio.Task[T]) -> None:
+        del self._running[key]
+        if self._callers.pop(key) == 0 and not task.cancelled() and task.exception() is None:
+            self._unclaimed[key] = task.result()
