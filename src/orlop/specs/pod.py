@@ -61,19 +61,19 @@ class EventType(IntEnum):
     DELETED = 3
 
 
-class IdMapping(Struct):
+class IdMapping(Struct, frozen=True, kw_only=True):
     host_id: int = 0
     container_id: int = 0
     length: int = 0
 
 
-class UserNamespace(Struct):
+class UserNamespace(Struct, frozen=True, kw_only=True):
     mode: NamespaceMode = NamespaceMode.POD
     uids: tuple[IdMapping, ...] = ()
     gids: tuple[IdMapping, ...] = ()
 
 
-class NamespaceOptions(Struct):
+class NamespaceOptions(Struct, frozen=True, kw_only=True):
     network: NamespaceMode = NamespaceMode.POD
     pid: NamespaceMode = NamespaceMode.POD
     ipc: NamespaceMode = NamespaceMode.POD
@@ -81,30 +81,30 @@ class NamespaceOptions(Struct):
     userns: UserNamespace | None = None
 
 
-class SecurityProfile(Struct):
+class SecurityProfile(Struct, frozen=True, kw_only=True):
     profile_type: ProfileType = ProfileType.RUNTIME_DEFAULT
     localhost_ref: str = ""
 
 
-class SelinuxOptions(Struct):
+class SelinuxOptions(Struct, frozen=True, kw_only=True):
     user: str = ""
     role: str = ""
     type: str = ""
     level: str = ""
 
 
-class Capabilities(Struct):
+class Capabilities(Struct, frozen=True, kw_only=True):
     add: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     add_ambient: tuple[str, ...] = ()
 
 
-class HugepageLimit(Struct):
+class HugepageLimit(Struct, frozen=True, kw_only=True):
     page_size: str = ""
     limit: int = 0
 
 
-class LinuxResources(Struct):
+class LinuxResources(Struct, frozen=True, kw_only=True):
     cpu_period: int = 0
     cpu_quota: int = 0
     cpu_shares: int = 0
@@ -117,13 +117,13 @@ class LinuxResources(Struct):
     unified: dict[str, str] = {}
 
 
-class DnsConfig(Struct):
+class DnsConfig(Struct, frozen=True, kw_only=True):
     servers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
 
-class PortMapping(Struct):
+class PortMapping(Struct, frozen=True, kw_only=True):
     protocol: str = "tcp"
     """tcp, udp or sctp."""
     container_port: int = 0
@@ -131,14 +131,14 @@ class PortMapping(Struct):
     host_ip: str = ""
 
 
-class SandboxMetadata(Struct):
+class SandboxMetadata(Struct, frozen=True, kw_only=True):
     name: str
     uid: str = ""
     namespace: str = ""
     attempt: int = 0
 
 
-class SandboxSecurity(Struct):
+class SandboxSecurity(Struct, frozen=True, kw_only=True):
     namespaces: NamespaceOptions = NamespaceOptions()
     selinux: SelinuxOptions | None = None
     run_as_user: int | None = None
@@ -151,7 +151,7 @@ class SandboxSecurity(Struct):
     apparmor: SecurityProfile | None = None
 
 
-class SandboxConfig(Struct):
+class SandboxConfig(Struct, frozen=True, kw_only=True):
     metadata: SandboxMetadata
     hostname: str = ""
     log_directory: str = ""
@@ -166,7 +166,7 @@ class SandboxConfig(Struct):
     resources: LinuxResources | None = None
 
 
-class ImageSpec(Struct):
+class ImageSpec(Struct, frozen=True, kw_only=True):
     image: str = ""
     annotations: dict[str, str] = {}
     user_specified_image: str = ""
@@ -174,7 +174,7 @@ class ImageSpec(Struct):
     image_ref: str = ""
 
 
-class Mount(Struct):
+class Mount(Struct, frozen=True, kw_only=True):
     container_path: str
     host_path: str = ""
     readonly: bool = False
@@ -188,23 +188,23 @@ class Mount(Struct):
     mount_options: tuple[str, ...] = ()
 
 
-class Device(Struct):
+class Device(Struct, frozen=True, kw_only=True):
     container_path: str
     host_path: str
     permissions: str = "rwm"
 
 
-class KeyValue(Struct):
+class KeyValue(Struct, frozen=True, kw_only=True):
     key: str
     value: bytes = b""
 
 
-class ContainerMetadata(Struct):
+class ContainerMetadata(Struct, frozen=True, kw_only=True):
     name: str
     attempt: int = 0
 
 
-class ContainerSecurity(Struct):
+class ContainerSecurity(Struct, frozen=True, kw_only=True):
     capabilities: Capabilities = Capabilities()
     privileged: bool = False
     namespaces: NamespaceOptions = NamespaceOptions()
@@ -223,7 +223,7 @@ class ContainerSecurity(Struct):
     """convert.py folds the deprecated *_profile strings into seccomp and apparmor; the new fields win."""
 
 
-class ContainerConfig(Struct):
+class ContainerConfig(Struct, frozen=True, kw_only=True):
     metadata: ContainerMetadata
     image: ImageSpec = ImageSpec()
     command: tuple[str, ...] = ()
@@ -245,13 +245,13 @@ class ContainerConfig(Struct):
     """Linux signal number; 0 = not given. convert.py maps CRI's Signal enum."""
 
 
-class ContainerUser(Struct):
+class ContainerUser(Struct, frozen=True, kw_only=True):
     uid: int = 0
     gid: int = 0
     supplemental_groups: tuple[int, ...] = ()
 
 
-class Sandbox(Struct):
+class Sandbox(Struct, frozen=True, kw_only=True):
     """A pod sandbox as readers see it."""
 
     id: SandboxId
@@ -267,7 +267,7 @@ class Sandbox(Struct):
     """Verbose facts: monitor pid, netns path, CNI result, ..."""
 
 
-class Container(Struct):
+class Container(Struct, frozen=True, kw_only=True):
     """A container as readers see it."""
 
     id: ContainerId
@@ -293,7 +293,7 @@ class Container(Struct):
     info: dict[str, object] = {}
 
 
-class Event(Struct):
+class Event(Struct, frozen=True, kw_only=True):
     """A container event; ``sandbox`` and ``containers`` are the statuses at that moment."""
 
     sequence: int
@@ -304,7 +304,7 @@ class Event(Struct):
     containers: tuple[Container, ...] = ()
 
 
-class PsiData(Struct):
+class PsiData(Struct, frozen=True, kw_only=True):
     total: int = 0
     """Nanoseconds."""
     avg10: float = 0.0
@@ -312,19 +312,19 @@ class PsiData(Struct):
     avg300: float = 0.0
 
 
-class Psi(Struct):
+class Psi(Struct, frozen=True, kw_only=True):
     some: PsiData = PsiData()
     full: PsiData = PsiData()
 
 
-class CpuStats(Struct):
+class CpuStats(Struct, frozen=True, kw_only=True):
     timestamp: int
     usage_core_nano_seconds: int = 0
     usage_nano_cores: int | None = None
     psi: Psi | None = None
 
 
-class MemoryStats(Struct):
+class MemoryStats(Struct, frozen=True, kw_only=True):
     timestamp: int
     working_set: int = 0
     available: int | None = None
@@ -335,25 +335,25 @@ class MemoryStats(Struct):
     psi: Psi | None = None
 
 
-class SwapStats(Struct):
+class SwapStats(Struct, frozen=True, kw_only=True):
     timestamp: int
     available: int | None = None
     usage: int = 0
 
 
-class IoStats(Struct):
+class IoStats(Struct, frozen=True, kw_only=True):
     timestamp: int
     psi: Psi | None = None
 
 
-class FilesystemStats(Struct):
+class FilesystemStats(Struct, frozen=True, kw_only=True):
     timestamp: int
     mountpoint: str
     used_bytes: int
     inodes_used: int
 
 
-class InterfaceStats(Struct):
+class InterfaceStats(Struct, frozen=True, kw_only=True):
     name: str
     rx_bytes: int = 0
     rx_errors: int = 0
@@ -361,7 +361,7 @@ class InterfaceStats(Struct):
     tx_errors: int = 0
 
 
-class ContainerStats(Struct):
+class ContainerStats(Struct, frozen=True, kw_only=True):
     container: Container
     cpu: CpuStats | None = None
     memory: MemoryStats | None = None
@@ -370,7 +370,7 @@ class ContainerStats(Struct):
     writable_layer: FilesystemStats | None = None
 
 
-class SandboxStats(Struct):
+class SandboxStats(Struct, frozen=True, kw_only=True):
     sandbox: Sandbox
     cpu: CpuStats | None = None
     memory: MemoryStats | None = None
