@@ -1,0 +1,86 @@
+#include "killtree.h"
+
+#include "sys.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define DEPTH_MAX 8
+#define FREEZE_POLLS 200
+
+static int write_file(int dir, const char *name, const char *text) {
+    SCOPED_FD fd = openat(dir, name, O_WRONLY | O_CLOEXEC);
+    size_t n = strlen(text);
+    return fd >= 0 && write(fd, text, n) == (ssize_t)n ? 0 : -1;
+}
+
+static ssize_t read_file(int dir, const char *name, char *text, size_t size) {
+    SCOPED_FD fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+    text[n > 0 ? n : 0] = 0;
+    return n;
+}
+
+/* A pid that ended since it was read is no error; one that was given away since can't be: it would have to be reaped by us first (we are its subreaper). */
+static int signal_members(int dir, int signal, int depth) {
+    SCOPED_FD fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    char text[4096];
+    long pid = 0;
+    for (ssize_t n; (n = read(fd, text, sizeof text)) > 0;)
+        for (ssize_t i = 0; i < n; i++) {
+            if (text[i] >= '0' && text[i] <= '9') {
+                pid = pid * 10 + (text[i] - '0');
+            } else if (pid > 0) {
+                kill((pid_t)pid, signal);
+                pid = 0;
+            }
+        }
+    if (depth == DEPTH_MAX)
+        return 0;
+    int again = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *entries = again < 0 ? NULL : fdopendir(again);
+    if (!entries) {
+        close_fd(&again);
+        return -1;
+    }
+    for (struct dirent *entry; (entry = readdir(entries));)
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.') {
+            SCOPED_FD child = openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            if (child >= 0)
+                signal_members(child, signal, depth + 1);
+        }
+    closedir(entries);
+    return 0;
+}
+
+int signal_tree(int cgroup_dir, int signal) { return signal_members(cgroup_dir, signal, 0); }
+
+int kill_tree(int cgroup_dir, int v2) {
+    if (v2)
+        return write_file(cgroup_dir, "cgroup.kill", "1");
+    /* 1 freeze, so that nobody forks; 2 wait until all are; 3 kill; 4 thaw, then the signals take effect. */
+    char state[32];
+    if (write_file(cgroup_dir, "freezer.state", "FROZEN") == 0)
+        for (int i = 0; i < FREEZE_POLLS && read_file(cgroup_dir, "freezer.state", state, sizeof state) > 0 && strncmp(state, "FROZEN", 6) != 0; i++)
+            nanosleep(&(struct timespec){0, 100000}, NULL);
+    int outcome = signal_members(cgroup_dir, SIGKILL, 0);
+    write_file(cgroup_dir, "freezer.state", "THAWED");
+    return outcome;
+}
+
+uint64_t oom_kill_count(int memory_dir, int v2) {
+    char text[1024];
+    if (memory_dir < 0 || read_file(memory_dir, v2 ? "memory.events" : "memory.oom_control", text, sizeof text) <= 0)
+        return 0;
+    for (char *at = text; at; at = strchr(at, '\n')) {
+        at += *at == '\n';
+        if (strncmp(at, "oom_kill ", 9) == 0)
+            return strtoull(at + 9, NULL, 10);
+    }
+    return 0;
+}

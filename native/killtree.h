@@ -1,0 +1,14 @@
+/* killtree.h: SIGKILL to every process of a cgroup, so that none escapes by forking. */
+#ifndef ORLOP_KILLTREE_H
+#define ORLOP_KILLTREE_H
+
+#include <stdint.h>
+
+/* v2: cgroup.kill. v1 (dir in the freezer hierarchy): freeze, kill all, thaw. Children cgroups are included. 0, or -1 with errno. */
+int kill_tree(int cgroup_dir, int v2);
+/* Sends a signal to each process of the cgroup once; no promise about forks. */
+int signal_tree(int cgroup_dir, int signal);
+/* How often the kernel has killed a process of the cgroup for memory: oom_kill of memory.events (v2) or memory.oom_control (v1); 0 when unreadable. */
+uint64_t oom_kill_count(int memory_dir, int v2);
+
+#endif
