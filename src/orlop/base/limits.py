@@ -43,6 +43,11 @@ ANNOTATION_BYTES: Final = 4 * MIB
 EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB
 CONTAINER_STOP_KILL_SECONDS: Final = 30.0
 
+# OCI documents that describe a container.
+RUNTIME_SPEC_BYTES: Final = 8 * MIB
+SECCOMP_PROFILE_BYTES: Final = 1 * MIB
+SECCOMP_PROFILES_CACHED: Final = 256
+
 # Plans and the monitor's socket.
 PLAN_BYTES: Final = 8 * MIB
 PLAN_OPS: Final = 8192
