@@ -36,7 +36,7 @@ async def spawn_monitor(sandbox_id: str, pod_dir: Path, binary: Path) -> Monitor
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in moves]
         for target, (_, source) in zip((FD_POD_DIR, FD_LISTENER, FD_DAEMON), moves, strict=True):
             actions += [(os.POSIX_SPAWN_DUP2, source, target), (os.POSIX_SPAWN_CLOSE, source)]
-        pid = os.posix_spawn(
+        pid = os.posix_spawn(  # noqa: ASYNC221 - half a millisecond, and it must not be forked from a thread
             binary, [str(binary), "--pod", sandbox_id], {}, file_actions=actions, setsid=True, setsigmask=()
         )
     except BaseException:
