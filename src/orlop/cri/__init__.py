@@ -1,0 +1,1 @@
+"""The CRI front end: gRPC services that translate requests to calls of services/ and results back; they decide nothing."""
