@@ -63,7 +63,7 @@ async def connect_monitor(sandbox_id: str, pod_dir: Path) -> MonitorClient:
         sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != os.geteuid():
-            raise PermissionDenied(
+            raise PermissionDenied(  # noqa: TRY301 - the socket must be closed on this way out too
                 f"sandbox {sandbox_id[:12]}: {pod_dir / SOCKET_NAME} belongs to a process of uid {uid}"
             )
     except BaseException:
