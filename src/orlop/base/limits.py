@@ -36,6 +36,8 @@ PASSWD_BYTES: Final = 1 * MIB
 PASSWD_LINES: Final = 64 * KIB
 
 # CRI requests.
+UNIX_PATH_BYTES: Final = 107
+"""What fits into sun_path with its final NUL."""
 GRPC_MESSAGE_BYTES: Final = 16 * MIB
 NAME_BYTES: Final = 1024
 LABEL_BYTES: Final = 256 * KIB

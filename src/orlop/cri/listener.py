@@ -29,8 +29,6 @@ from orlop.cri.interceptors import Gate, Surroundings
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o660
-SOCKET_PATH_BYTES = 107
-"""What fits into sun_path with its final NUL."""
 STOP_SECONDS = 1.0
 """How long calls that are under way may take when the daemon ends; their work goes on in tasks and is recovered at the next start."""
 
@@ -94,8 +92,8 @@ def socket_path(listen: str) -> Path:
     scheme, separator, path = listen.partition("://")
     if separator != "://" or scheme != "unix" or not path.startswith("/"):
         raise InvalidArgument(f"listen {listen!r}: is not unix:///PATH")
-    if len(path.encode()) > SOCKET_PATH_BYTES:
-        raise InvalidArgument(f"listen {listen!r}: the path is longer than {SOCKET_PATH_BYTES} bytes")
+    if len(path.encode()) > limits.UNIX_PATH_BYTES:
+        raise InvalidArgument(f"listen {listen!r}: the path is longer than {limits.UNIX_PATH_BYTES} bytes")
     return Path(path)
 
 

@@ -1,0 +1,1 @@
+"""L5: the composition root: config, wiring, start order, signals."""
