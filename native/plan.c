@@ -24,6 +24,8 @@ const struct op_kind *op_kind_of(uint32_t code) {
     return NULL;
 }
 
+size_t op_slot(const struct op_kind *kind) { return (size_t)(kind - kinds); }
+
 void plan_rewind(const struct plan *plan, struct plan_cursor *cursor) {
     cursor->reader = (struct reader){plan->bytes + HEADER_BYTES, plan->bytes + plan->length, 0};
     cursor->next = 0;

@@ -26,6 +26,8 @@ struct plan_cursor {
 };
 
 const struct op_kind *op_kind_of(uint32_t code);
+/* The op's place in ops.def, from 0: for tables that are made from it. */
+size_t op_slot(const struct op_kind *kind);
 void plan_rewind(const struct plan *plan, struct plan_cursor *cursor);
 /* 1: *op is the next; 0: none is left. */
 int plan_next(struct plan_cursor *cursor, struct op *op);
