@@ -38,6 +38,14 @@ static void __attribute__((noreturn)) die(const char *what) {
 
 static int detached_overlay(char *spec) {
     char *lower = strtok(spec, ":"), *upper = strtok(NULL, ":"), *work = strtok(NULL, ":");
+    char mark[4200];
+    /* A volatile overlay's mark that it was in use: a second launch on the same directories is what --repeat is for. */
+    snprintf(mark, sizeof mark, "%s/work/incompat/volatile/dirty", work ? work : "");
+    if (work && unlink(mark) && errno != ENOENT)
+        die(mark);
+    *strrchr(mark, '/') = 0;
+    if (work && rmdir(mark) && errno != ENOENT)
+        die(mark);
     int fs = sys_fsopen("overlay", FSOPEN_CLOEXEC);
     if (fs < 0 || sys_fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", lower, 0) || (upper && sys_fsconfig(fs, FSCONFIG_SET_STRING, "upperdir", upper, 0)) ||
         (work && (sys_fsconfig(fs, FSCONFIG_SET_STRING, "workdir", work, 0) || sys_fsconfig(fs, FSCONFIG_SET_FLAG, "volatile", NULL, 0))) ||

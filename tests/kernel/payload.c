@@ -136,7 +136,7 @@ static int verb_names(char **a) {
 /* limit N: soft hard */
 static int verb_limit(char **a) {
     struct rlimit r;
-    if (getrlimit((__rlimit_resource_t)atoi(a[0]), &r))
+    if (getrlimit(atoi(a[0]), &r))
         return fail("limit");
     printf("limit %s: %llu %llu\n", a[0], (unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_max);
     return 0;
