@@ -1,5 +1,4 @@
 /* unpack.c: see unpack.h for what this owns and promises. */
-#define _GNU_SOURCE
 #include "unpack.h"
 
 #include <dirent.h>
@@ -1591,4 +1590,14 @@ const char *unpack_implicit(const struct unpack *u, size_t *cursor) {
             return directory->path;
     }
     return NULL;
+}
+
+int unpack_remove_tree(int parent_fd, const char *name) {
+    static const struct unpack_limits none;
+    struct unpack *u = unpack_new(parent_fd, &none);
+    if (!u)
+        return -ENOMEM;
+    int result = remove_tree(u, parent_fd, name) == 0 ? 0 : -u->error.errno_value;
+    unpack_free(u);
+    return result;
 }

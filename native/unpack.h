@@ -70,4 +70,7 @@ const struct unpack_totals *unpack_get_totals(const struct unpack *u);
 /* Directories that no entry described, valid after unpack_finish. Start with *cursor = 0; NULL at the end. No leading slash. */
 const char *unpack_implicit(const struct unpack *u, size_t *cursor);
 
+/* Remove a directory and all below it without following links, whatever its depth, with two fds. Returns 0 or -errno. */
+int unpack_remove_tree(int parent_fd, const char *name);
+
 #endif

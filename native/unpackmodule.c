@@ -3,7 +3,6 @@
  * Test: tests/kernel/layers/test_unpack.py.
  */
 #define PY_SSIZE_T_CLEAN
-#define _GNU_SOURCE
 #include <Python.h>
 
 #include <errno.h>
@@ -185,7 +184,27 @@ static PyObject *own_umask(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *remove_tree(PyObject *module, PyObject *arguments) {
+    (void)module;
+    int parent_fd, result;
+    PyObject *name;
+    if (!PyArg_ParseTuple(arguments, "iO&:remove_tree", &parent_fd, PyUnicode_FSConverter, &name))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    result = unpack_remove_tree(parent_fd, PyBytes_AS_STRING(name));
+    Py_END_ALLOW_THREADS
+    if (result != 0) {
+        errno = -result;
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, PyBytes_AS_STRING(name));
+        Py_DECREF(name);
+        return NULL;
+    }
+    Py_DECREF(name);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
+    {"remove_tree", remove_tree, METH_VARARGS, "Remove a directory below an fd with all that is in it, without the GIL."},
     {"own_umask", own_umask, METH_NOARGS, "Give the calling thread its own root, cwd and umask, and make the umask 0."},
     {NULL, NULL, 0, NULL},
 };

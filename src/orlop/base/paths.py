@@ -33,8 +33,22 @@ class RootPaths:
 
     @property
     def layers(self) -> Path:
-        """Applied layers: ``layers/<diffid hex>/``; never changed after the rename that publishes them."""
+        """Applied layers: ``layers/<diffid hex>/{fs,layer.json}``; never changed after the rename that publishes
+        them.
+        """
         return self.root / "layers"
+
+    @property
+    def chains(self) -> Path:
+        """Directories that take attributes from lower layers: ``chains/<chainid hex>/fs``, laid over all layers of
+        the chain.
+        """
+        return self.root / "chains"
+
+    @property
+    def empty(self) -> Path:
+        """An empty directory: the second lower layer of a view of one layer."""
+        return self.root / "empty"
 
     @property
     def staging(self) -> Path:

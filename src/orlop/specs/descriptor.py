@@ -1,6 +1,7 @@
 """Descriptors: what a name becomes once it is resolved (image-spec descriptor.md). From then on only digests move.
 
-Owns media type, digest, size and platform of one piece of content; never its bytes. Test: tests/unit/specs/test_image.py.
+Owns media type, digest, size and platform of one piece of content; never its bytes. Test:
+tests/unit/specs/test_image.py.
 """
 
 from __future__ import annotations

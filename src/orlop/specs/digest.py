@@ -1,4 +1,5 @@
-"""Digests: ``algorithm:hex`` as in image-spec descriptor.md, checked before a text is used for anything, least of all a path.
+"""Digests: ``algorithm:hex`` as in image-spec descriptor.md, checked before a text is used for anything, least of all
+a path.
 
 Owns the grammar and the set of known algorithms; never hashes files. Test: tests/unit/specs/test_digest.py.
 """

@@ -5,8 +5,8 @@
       capabilities = ["pull", "resolve"]
       ca = "ca.crt"
 
-Hosts are tried in the order of the file, the server last. Parses text; which file is read is registry/hosts.py's business.
-Test: tests/unit/specs/test_hosts_toml.py.
+Hosts are tried in the order of the file, the server last. Parses text; which file is read is registry/hosts.py's
+business. Test: tests/unit/specs/test_hosts_toml.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Image documents: manifest, index and config, of OCI (image-spec) and docker (schema 2), as frozen objects.
 
-A document is read once, by the type that it itself and its transport agree on; a document that could be read as both index
-and manifest is refused (CVE-2021-41190). Unknown fields are ignored here because the bytes themselves are kept.
+A document is read once, by the type that it itself and its transport agree on; a document that could be read as both
+index and manifest is refused (CVE-2021-41190). Unknown fields are ignored here because the bytes themselves are kept.
 Never fetches. Test: tests/unit/specs/test_image.py.
 """
 
@@ -157,7 +157,8 @@ def _validated_manifest(manifest: Manifest, subject: str) -> Manifest:
     manifest.config.validated(subject)
     for layer in manifest.layers:
         layer.validated(subject)
-        # Foreign layers are fetched from URLs that the manifest names: a request forgery by design, so they are refused.
+        # Foreign layers are fetched from URLs that the manifest names: a request forgery by design, so they are
+        # refused.
         if "foreign" in layer.media_type or "nondistributable" in layer.media_type:
             raise Unimplemented(
                 f"{subject}: layer {layer.digest} is foreign ({layer.media_type}), which is not supported"

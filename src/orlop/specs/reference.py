@@ -1,7 +1,7 @@
 """Image references: ``[registry/]repository[:tag][@digest]`` with the defaults that docker gave the world.
 
-``busybox`` is ``docker.io/library/busybox:latest``. Owns the grammar (distribution-spec, distribution/reference); never asks a
-registry. Test: tests/unit/specs/test_reference.py.
+``busybox`` is ``docker.io/library/busybox:latest``. Owns the grammar (distribution-spec, distribution/reference);
+never asks a registry. Test: tests/unit/specs/test_reference.py.
 """
 
 from __future__ import annotations

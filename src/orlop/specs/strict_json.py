@@ -1,7 +1,7 @@
 """JSON from outside, read so that no two readers can disagree about it: size, depth, one value a key, no NaN.
 
-A document that gives a key twice means one thing to one parser and another to the next (manifest confusion); it is refused.
-Knows no document type. Test: tests/unit/specs/test_strict_json.py.
+A document that gives a key twice means one thing to one parser and another to the next (manifest confusion); it is
+refused. Knows no document type. Test: tests/unit/specs/test_strict_json.py.
 """
 
 from __future__ import annotations

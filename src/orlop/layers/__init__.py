@@ -1,0 +1,1 @@
+"""L2: layers of images: decompress, hash, apply."""
