@@ -1,41 +1,58 @@
-"""A connection to one pod's monitor: requests, replies, unasked events. Owns the socket; keeps no state of containers.
+"""One connection to one pod's monitor: requests as coroutines, events as callbacks, fds as return values.
 
-All methods raise MonitorError for an error reply, Unavailable when the monitor is gone or silent for limits.MONITOR_REPLY_SECONDS.
-fds that are passed in stay the caller's; fds that come back are the caller's. Test: tests/kernel/monitor/.
+Owns the socket and the requests under way. Never owns the pod: closing a client, or losing it, touches no container. An fd passed in
+stays the caller's; an fd that comes back is the caller's from then on. Test: tests/kernel/monitor/.
+
+    client = await spawn_monitor(sandbox_id, pod_dir, binary)          (spawn.py)
+    namespaces = await client.pod(pod_plan)
+    created = await client.create(container_id, plan, plan_fds, ...)   the process stands at its gate
+    started_ns = await client.start(container_id)                      it has executed its command
+    client.on_event(Exited(...))                                       its exit record is on disk already
+    await client.remove(container_id); await client.shutdown()
 """
 
 from __future__ import annotations
 
+import array
 import asyncio
-import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Sequence
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from orlop.base import limits
-from orlop.base.errors import Internal, Unavailable
-from orlop.monitor.protocol import VERSION, Fds, Packet, decode, encode
+from orlop.base.errors import DeadlineExceeded, Internal, OrlopError, ResourceExhausted, Unavailable
+from orlop.monitor import protocol
+from orlop.monitor.protocol import Message
 
-SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-CREATE_TTY, CREATE_STDIN, CREATE_STDIN_ONCE, CREATE_V2, CREATE_KILL_BY_CGROUP = 1, 2, 4, 8, 16
-EXEC_TTY, EXEC_KILL_ON_DISCONNECT, EXEC_V2 = 1, 2, 8
-ATTACH_STDIN, ATTACH_STDOUT, ATTACH_STDERR = 1, 2, 4
+M = TypeVar("M", bound=Message)
+
+NOT_AN_OP: Final = 0xFFFFFFFF
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_FDS_SPACE: Final = socket.CMSG_SPACE(limits.MONITOR_FDS * array.array("i").itemsize)
+_PACKETS_A_TURN: Final = 64
+"""Packets read before the event loop gets its turn again."""
 
 
 class MonitorError(Internal):
-    """An error reply: the step of the plan (or the request) that failed, its errno, and what it was about."""
+    """The monitor refused or failed a request: ``op`` is an op of the plan or the request itself, ``detail`` says which object."""
 
     def __init__(self, subject: str, op: str, op_index: int, errno: int, detail: str) -> None:
-        self.op, self.op_index, self.errno, self.detail = op, op_index, errno, detail
-        about = f"{detail}: " if detail else ""
-        super().__init__(f"{subject}: {op}: {about}{os.strerror(errno).lower()}")
+        reason = os.strerror(errno).lower() if errno else "failed"
+        super().__init__(": ".join(part for part in (subject, op, detail, reason) if part))
+        self.op = op
+        self.op_index = None if op_index == NOT_AN_OP else op_index
+        self.errno = errno
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveContainer:
-    """One line of the monitor's table of containers and execs."""
+    """One line of the monitor's table: a container's init, or an exec."""
 
     id: str
     is_exec: bool
@@ -51,7 +68,7 @@ class LiveContainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodNamespaces:
-    """fds of the pod's own namespaces, -1 where it uses the host's; a netlink socket made inside its network namespace."""
+    """fds of the pod's own namespaces, -1 where it uses the host's; a NETLINK_ROUTE socket made inside its network namespace."""
 
     netns_fd: int
     netlink: socket.socket | None
@@ -59,6 +76,7 @@ class PodNamespaces:
     uts_fd: int
     pid_fd: int
     init_pid: int
+    """PID 1 of a shared PID namespace, 0 when there is none."""
 
     def close_unused(self) -> None:
         """Close the fds that the daemon has no use for."""
@@ -69,6 +87,8 @@ class PodNamespaces:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
+    """A container's init at its gate."""
+
     pid: int
     start_time: int
     pidfd: int
@@ -76,6 +96,8 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecStarted:
+    """An exec that runs."""
+
     pid: int
     start_time: int
     master_fd: int
@@ -84,6 +106,8 @@ class ExecStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
+    """A container's init or an exec has ended. A container's exit record is on disk already."""
+
     id: str
     pid: int
     exit_code: int
@@ -96,65 +120,114 @@ class Exited:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oom:
+    """The kernel has killed processes of a container for memory, ``count`` since it began."""
+
     id: str
     count: int
 
 
+Event = Exited | Oom
+OnEvent = Callable[[Event], None]
+OnLost = Callable[[], None]
+
+
 def plan_memfd(plan: bytes) -> int:
-    """Return a sealed memfd with a plan, so that what the monitor validates is what it runs."""
+    """Return a sealed memfd with the plan's bytes; the caller closes it. Raises ResourceExhausted for a plan beyond PLAN_BYTES."""
+    if len(plan) > limits.PLAN_BYTES:
+        raise ResourceExhausted(f"plan: {len(plan)} bytes, limit {limits.PLAN_BYTES}")
     fd = os.memfd_create("orlop-plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(plan)
         while view:
             view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-class MonitorClient:
-    """Requests may overlap; each reply finds its request by number."""
+def _live(row: str) -> LiveContainer:
+    name, state, *numbers = row.split(" ")
+    pid, start_time, exit_code, signal, oom_kills, finished_ns = map(int, numbers)
+    return LiveContainer(
+        id=name.removeprefix("exec:"),
+        is_exec=name.startswith("exec:"),
+        state=state,
+        pid=pid,
+        start_time=start_time,
+        exit_code=exit_code,
+        signal=signal,
+        oom_kills=oom_kills,
+        finished_ns=finished_ns,
+    )
 
-    def __init__(self, sandbox_id: str, sock: socket.socket, *, pid: int = 0, start_time: int = 0) -> None:
+
+def _some(fd: int) -> int | None:
+    return None if fd < 0 else fd
+
+
+def _number(fd: int | None) -> int:
+    return -1 if fd is None else fd
+
+
+class MonitorClient:
+    """Requests may be made concurrently; each awaits its own reply. Events that come before ``on_event`` is set wait for it."""
+
+    def __init__(self, sandbox_id: str, sock: socket.socket) -> None:
         self.subject = f"sandbox {sandbox_id[:12]}"
-        self.pid = pid
-        self.start_time = start_time
+        self.pid = 0
+        self.start_time = 0
         self.containers: tuple[LiveContainer, ...] = ()
         """As the last hello told."""
-        self.on_event: Callable[[Exited | Oom], None] | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self._socket = sock
-        self._seq = 0
-        self._waiting: dict[int, asyncio.Future[Packet]] = {}
-        self._loop = asyncio.get_running_loop()
-        self._closed = False
         sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._seq = 0
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._unsent: deque[tuple[int, bytes, list[int]]] = deque()
+        self._events: deque[Event] = deque()
+        self._on_event: OnEvent | None = None
+        self._on_lost: OnLost | None = None
+        self._lost: OrlopError | None = None
+        self._closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
 
-    # requests
+    # ---- requests ----
 
     async def hello(self) -> None:
-        """Learn the monitor's pid and its table of containers."""
-        _, pid, start_time, lines = (await self._ask("hello", VERSION)).fields
-        assert isinstance(pid, int)
-        assert isinstance(start_time, int)
-        assert isinstance(lines, tuple)
-        self.pid, self.start_time = pid, start_time
-        self.containers = tuple(_live(line) for line in lines)
+        """Learn the monitor's pid, start time and table of containers."""
+        reply = await self._request(protocol.Hello(), protocol.HelloOk)
+        if reply.protocol != protocol.VERSION:
+            raise Internal(f"{self.subject}: monitor speaks protocol {reply.protocol}, this daemon {protocol.VERSION}")
+        try:
+            self.containers = tuple(_live(row) for row in reply.containers)
+        except ValueError as error:
+            raise Internal(f"{self.subject}: monitor's table does not parse: {error}") from error
+        self.pid, self.start_time = reply.pid, reply.start_time
 
     async def pod(self, plan: bytes) -> PodNamespaces:
-        """Make the pod's namespaces; once."""
+        """Run the pod plan in the monitor, once. Raises MonitorError with the op that failed."""
         fd = plan_memfd(plan)
         try:
-            return _namespaces(await self._ask("pod", fd))
+            return self._pod_namespaces(await self._request(protocol.Pod(plan=fd), protocol.PodOk))
         finally:
             os.close(fd)
 
     async def namespaces(self) -> PodNamespaces:
-        """The same again, for a daemon that was started anew."""
-        return _namespaces(await self._ask("namespaces", 0))
+        """Return the pod's namespaces again, as fresh fds."""
+        return self._pod_namespaces(await self._request(protocol.Namespaces(), protocol.PodOk))
+
+    @staticmethod
+    def _pod_namespaces(reply: protocol.PodOk) -> PodNamespaces:
+        return PodNamespaces(
+            netns_fd=_number(reply.netns),
+            netlink=None if reply.netlink is None else socket.socket(fileno=reply.netlink),
+            ipc_fd=_number(reply.ipcns),
+            uts_fd=_number(reply.utsns),
+            pid_fd=_number(reply.pidns),
+            init_pid=reply.init_pid,
+        )
 
     async def create(
         self,
@@ -172,34 +245,46 @@ class MonitorClient:
         kill_by_cgroup: bool = False,
         log_line_max: int = 0,
     ) -> Created:
-        """Park a container's init at its gate."""
+        """Launch a container up to its gate. Raises MonitorError with the op that failed; then nothing of it is left."""
         flags = (
-            (CREATE_TTY if tty else 0)
-            | (CREATE_STDIN if stdin else 0)
-            | (CREATE_STDIN_ONCE if stdin_once else 0)
-            | (CREATE_V2 if v2 else 0)
-            | (CREATE_KILL_BY_CGROUP if kill_by_cgroup else 0)
+            tty * protocol.CREATE_TTY
+            | stdin * protocol.CREATE_STDIN
+            | stdin_once * protocol.CREATE_STDIN_ONCE
+            | v2 * protocol.CREATE_V2
+            | kill_by_cgroup * protocol.CREATE_KILL_BY_CGROUP
         )
         fd = plan_memfd(plan)
         try:
-            packet = await self._ask(
-                "create", container_id, fd, Fds(tuple(plan_fds)), flags, log_fd, cgroup_fd, oom_fd, log_line_max
+            reply = await self._request(
+                protocol.Create(
+                    id=container_id,
+                    plan=fd,
+                    planfds=tuple(plan_fds),
+                    flags=flags,
+                    log=_some(log_fd),
+                    cgroup=_some(cgroup_fd),
+                    oom=_some(oom_fd),
+                    log_line_max=log_line_max,
+                ),
+                protocol.Created,
             )
         finally:
             os.close(fd)
-        pid, start_time, pidfd = _ints(packet)
-        return Created(pid=pid, start_time=start_time, pidfd=pidfd)
+        if reply.pidfd is None:
+            raise Internal(f"{self.subject}: monitor created container {container_id} without a pidfd")
+        return Created(pid=reply.pid, start_time=reply.start_time, pidfd=reply.pidfd)
 
     async def start(self, container_id: str) -> int:
-        """Open the gate; return when the exec succeeded, in nanoseconds since the epoch."""
-        return _ints(await self._ask("start", container_id))[0]
+        """Open the container's gate; return when it started (CLOCK_REALTIME, ns). Raises MonitorError when its command cannot be executed."""
+        return (await self._request(protocol.Start(id=container_id), protocol.Started)).started_ns
 
     async def kill(self, container_id: str, signal: int, *, all: bool = False) -> None:
-        await self._ask("kill", container_id, signal, int(all))
+        """Send a signal to a container's init or to an exec; ``all``: to every process of it. MonitorError ESRCH when it has ended."""
+        await self._request(protocol.Kill(id=container_id, signal=signal, all=int(all)), protocol.Ok)
 
     async def remove(self, container_id: str) -> None:
-        """Forget a container that has ended or stands at its gate (it is killed then)."""
-        await self._ask("remove", container_id)
+        """Forget a container that has exited, or that never started: then it is killed first."""
+        await self._request(protocol.Remove(id=container_id), protocol.Ok)
 
     async def exec(
         self,
@@ -217,202 +302,284 @@ class MonitorClient:
         timeout_ms: int = 0,
         kill_on_disconnect: bool = False,
     ) -> ExecStarted:
-        """Run a process in a container; its end comes as an Exited event with its exec id."""
-        flags = (
-            (EXEC_TTY if tty else 0) | (EXEC_KILL_ON_DISCONNECT if kill_on_disconnect else 0) | (EXEC_V2 if v2 else 0)
-        )
+        """Run a command in a running container at once, on the caller's pipes. Its end comes as an event with ``is_exec``."""
+        flags = tty * protocol.EXEC_TTY | kill_on_disconnect * protocol.EXEC_KILL_ON_DISCONNECT | v2 * protocol.EXEC_V2
         fd = plan_memfd(plan)
         try:
-            packet = await self._ask(
-                "exec",
-                exec_id,
-                container_id,
-                fd,
-                Fds(tuple(plan_fds)),
-                flags,
-                cgroup_fd,
-                timeout_ms,
-                stdout,
-                stderr,
-                stdin,
+            reply = await self._request(
+                protocol.Exec(
+                    id=exec_id,
+                    container=container_id,
+                    plan=fd,
+                    planfds=tuple(plan_fds),
+                    flags=flags,
+                    cgroup=_some(cgroup_fd),
+                    timeout_ms=timeout_ms,
+                    stdout_pipe=_some(stdout),
+                    stderr_pipe=_some(stderr),
+                    stdin_pipe=_some(stdin),
+                ),
+                protocol.ExecOk,
             )
         finally:
             os.close(fd)
-        pid, start_time, master = _ints(packet)
-        return ExecStarted(pid=pid, start_time=start_time, master_fd=master)
+        return ExecStarted(pid=reply.pid, start_time=reply.start_time, master_fd=_number(reply.master))
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
-        await self._ask("resize", container_id, rows, columns)
+        """Set the size of the terminal of a container or an exec."""
+        await self._request(protocol.Resize(id=container_id, rows=rows, cols=columns), protocol.Ok)
 
     async def reopen_log(self, container_id: str, log_fd: int) -> None:
-        await self._ask("reopen_log", container_id, log_fd)
+        """Write later log lines to this file; -1 discards them."""
+        await self._request(protocol.ReopenLog(id=container_id, log=_some(log_fd)), protocol.Ok)
 
-    async def attach(self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
-        """Return a SEQPACKET socket: from it one byte stream (1, 2) and data, into it raw stdin."""
-        flags = (ATTACH_STDIN if stdin else 0) | (ATTACH_STDOUT if stdout else 0) | (ATTACH_STDERR if stderr else 0)
-        return socket.socket(fileno=_ints(await self._ask("attach", container_id, flags))[0])
+    async def attach(
+        self, container_id: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True
+    ) -> socket.socket:
+        """Return a SEQPACKET socket: packets of one stream byte (1 stdout, 2 stderr) and data come, stdin goes as raw packets.
+
+        A reader that falls too far behind is disconnected; the container never waits for it.
+        """
+        flags = stdin * protocol.ATTACH_STDIN | stdout * protocol.ATTACH_STDOUT | stderr * protocol.ATTACH_STDERR
+        reply = await self._request(protocol.Attach(id=container_id, flags=flags), protocol.Fd)
+        return self._socket(reply)
 
     async def close_stdin(self, container_id: str) -> None:
-        await self._ask("close_stdin", container_id)
+        """Close the container's stdin: it reads an end of file."""
+        await self._request(protocol.CloseStdin(id=container_id), protocol.Ok)
 
     async def connect(self, port: int, family: int = socket.AF_INET) -> socket.socket:
-        """Return a socket that is connecting to a port of localhost inside the pod."""
-        return socket.socket(fileno=_ints(await self._ask("connect", port, int(family)))[0])
+        """Return a TCP connection to localhost:port inside the pod's network namespace. Raises Unavailable when nobody accepts it."""
+        sock = self._socket(await self._request(protocol.Connect(port=port, family=family), protocol.Fd))
+        try:
+            code = await self._connect_outcome(sock)
+        except BaseException:
+            sock.close()
+            raise
+        if code:
+            sock.close()
+            raise Unavailable(f"{self.subject}: cannot connect to port {port}: {os.strerror(code).lower()}")
+        return sock
+
+    async def _connect_outcome(self, sock: socket.socket) -> int:
+        writable: asyncio.Future[None] = self._loop.create_future()
+
+        def ready() -> None:
+            if not writable.done():
+                writable.set_result(None)
+
+        self._loop.add_writer(sock.fileno(), ready)
+        try:
+            await writable
+        finally:
+            self._loop.remove_writer(sock.fileno())
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def _socket(self, reply: protocol.Fd) -> socket.socket:
+        if reply.fd is None:
+            raise Internal(f"{self.subject}: monitor's reply has no fd")
+        sock = socket.socket(fileno=reply.fd)
+        sock.setblocking(False)
+        return sock
+
+    async def shutdown(self, *, force: bool = False) -> None:
+        """End the monitor. Without ``force`` MonitorError EBUSY while a container lives; with it all are killed first.
+
+        The monitor is gone when ``on_lost`` is called.
+        """
+        await self._request(protocol.Shutdown(force=int(force)), protocol.Ok)
 
     async def keep_fd(self, name: str, fd: int) -> None:
-        await self._ask("keep_fd", name, fd)
+        """Let the monitor hold an fd under a name for as long as the pod lives."""
+        await self._request(protocol.KeepFd(name=name, fd=fd), protocol.Ok)
 
     async def kept_fd(self, name: str) -> int:
-        return _ints(await self._ask("kept_fd", name))[0]
+        """Return a new fd for what is kept under the name. MonitorError ENOENT when nothing is."""
+        reply = await self._request(protocol.KeptFd(name=name), protocol.Fd)
+        if reply.fd is None:
+            raise Internal(f"{self.subject}: monitor's reply has no fd")
+        return reply.fd
 
-    async def shutdown(self, *, force: bool) -> None:
-        """End the monitor; with force all containers are killed first."""
-        await self._ask("shutdown", int(force))
+    # ---- events ----
 
-    # transport
+    @property
+    def on_event(self) -> OnEvent | None:
+        """Called with each Exited and Oom, in order, from the event loop."""
+        return self._on_event
 
-    async def _ask(self, name: str, *fields: object) -> Packet:
-        if self._closed:
-            raise Unavailable(f"{self.subject}: its monitor is gone")
-        self._seq += 1
-        seq = self._seq
-        data, fds = encode(name, seq, fields)
-        future: asyncio.Future[Packet] = self._loop.create_future()
-        self._waiting[seq] = future
-        try:
-            try:
-                socket.send_fds(self._socket, [data], fds)
-            except BlockingIOError:
-                await self._writable()
-                socket.send_fds(self._socket, [data], fds)
-            async with asyncio.timeout(limits.MONITOR_REPLY_SECONDS):
-                packet = await future
-        except TimeoutError:
-            raise Unavailable(
-                f"{self.subject}: monitor did not answer {name} in {limits.MONITOR_REPLY_SECONDS:g}s"
-            ) from None
-        except (BrokenPipeError, ConnectionResetError):
-            self._lose()
-            raise Unavailable(f"{self.subject}: its monitor is gone") from None
-        finally:
-            self._waiting.pop(seq, None)
-        if packet.name == "error":
-            errno, op, index, detail = packet.fields
-            assert isinstance(errno, int)
-            assert isinstance(index, int)
-            raise MonitorError(self.subject, str(op), index, errno, str(detail))
-        return packet
+    @on_event.setter
+    def on_event(self, callback: OnEvent | None) -> None:
+        self._on_event = callback
+        while self._events and self._on_event is not None:
+            self._on_event(self._events.popleft())
 
-    async def _writable(self) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(self._socket.fileno(), ready.set)
-        try:
-            async with asyncio.timeout(limits.MONITOR_REPLY_SECONDS):
-                await ready.wait()
-        finally:
-            self._loop.remove_writer(self._socket.fileno())
+    @property
+    def on_lost(self) -> OnLost | None:
+        """Called once when the connection has ended without ``close``: the monitor died, or has shut down as asked."""
+        return self._on_lost
 
-    def _readable(self) -> None:
-        while not self._closed:
-            try:
-                data, fds, flags, _ = socket.recv_fds(self._socket, limits.MONITOR_MESSAGE_BYTES, limits.MONITOR_FDS)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                data, fds, flags = b"", [], 0
-            if not data:
-                self._lose()
-                return
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise Internal(f"{self.subject}: a packet of the monitor was cut")
-            self._take(decode(data, fds), fds)
+    @on_lost.setter
+    def on_lost(self, callback: OnLost | None) -> None:
+        self._on_lost = callback
+        if callback is not None and self._lost is not None and not self._closed:
+            callback()
 
-    def _take(self, packet: Packet, fds: Sequence[int]) -> None:
-        if packet.seq:
-            future = self._waiting.get(packet.seq)
-            if future is not None and not future.done():
-                future.set_result(packet)
-            else:  # nobody waits any more: what came with it must not leak
-                for fd in fds:
-                    os.close(fd)
-        elif self.on_event is not None:
-            if packet.name == "exited":
-                self.on_event(_exited(packet))
-            elif packet.name == "oom":
-                container_id, count = packet.fields
-                assert isinstance(count, int)
-                self.on_event(Oom(id=str(container_id), count=count))
-
-    def _lose(self) -> None:
-        if self._closed:
-            return
-        self.close()
-        if self.on_lost is not None:
-            self.on_lost()
+    @property
+    def lost(self) -> OrlopError | None:
+        """Why requests can no longer be made; None while they can."""
+        return self._lost
 
     def close(self) -> None:
-        """Close the connection; the monitor goes on. Whoever waits for a reply gets Unavailable."""
-        if self._closed:
-            return
+        """End the connection, not the monitor. Requests under way raise Unavailable; ``on_lost`` is not called."""
         self._closed = True
-        with contextlib.suppress(OSError, ValueError):
-            self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        for future in self._waiting.values():
+        self._on_lost = None
+        self._lose(Unavailable(f"{self.subject}: connection to the monitor is closed"))
+
+    # ---- the socket ----
+
+    async def _request(self, message: Message, expected: type[M]) -> M:
+        if self._lost is not None:
+            raise self._lost
+        self._seq = seq = self._seq % 0xFFFFFFFF + 1
+        packet, fds = protocol.encode(message, seq)
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._waiting[seq] = future
+        try:
+            self._send(seq, packet, fds)
+            async with asyncio.timeout(limits.MONITOR_REPLY_SECONDS):
+                reply = await future
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self.subject}: monitor did not answer {message.msgname} "
+                f"within {limits.MONITOR_REPLY_SECONDS:g} seconds"
+            ) from None
+        finally:
+            # A reply that comes later finds nobody: its fds are closed there. Fds of an unsent packet may be closed by the caller.
+            self._waiting.pop(seq, None)
+            if self._unsent:
+                self._unsent = deque(item for item in self._unsent if item[0] != seq)
+        if isinstance(reply, protocol.Error):
+            raise MonitorError(self.subject, reply.op, reply.op_index, reply.errnum, reply.detail)
+        if not isinstance(reply, expected):
+            _close_fds(_fds_of(reply))
+            raise Internal(f"{self.subject}: monitor answered {message.msgname} with {reply.msgname}")
+        return reply
+
+    def _send(self, seq: int, packet: bytes, fds: list[int]) -> None:
+        if self._unsent or not self._try_send(packet, fds):
+            if not self._unsent:
+                self._loop.add_writer(self._sock.fileno(), self._writable)
+            self._unsent.append((seq, packet, fds))
+
+    def _try_send(self, packet: bytes, fds: list[int]) -> bool:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._sock.sendmsg([packet], control, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            # The reader sees the same end; first it takes the replies that still wait in the socket.
+            return True
+        return True
+
+    def _writable(self) -> None:
+        while self._unsent:
+            _, packet, fds = self._unsent[0]
+            if not self._try_send(packet, fds):
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        for _ in range(_PACKETS_A_TURN):
+            if self._lost is not None:
+                return
+            try:
+                data, control, flags, _ = self._sock.recvmsg(
+                    limits.MONITOR_MESSAGE_BYTES, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionResetError:
+                data, control, flags = b"", [], 0
+            fds = _received_fds(control)
+            if not data:
+                self._lose(Unavailable(f"{self.subject}: monitor has ended the connection"))
+                return
+            try:
+                if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                    raise Internal(f"{self.subject}: monitor's packet was cut off")  # noqa: TRY301
+                seq, message = protocol.decode(data, fds)
+            except Internal as error:
+                _close_fds(fds)
+                self._lose(error)
+                return
+            _close_fds(set(fds) - set(_fds_of(message)))
+            self._received(seq, message)
+
+    def _received(self, seq: int, message: Message) -> None:
+        if isinstance(message, protocol.Exited | protocol.Oom):
+            event = _event(message)
+            if self._on_event is not None:
+                self._on_event(event)
+            else:
+                self._events.append(event)
+            return
+        future = self._waiting.pop(seq, None)
+        if future is not None and not future.done():
+            future.set_result(message)
+            return
+        _close_fds(_fds_of(message))
+        if seq == 0 and isinstance(message, protocol.Error):
+            self._lose(Internal(f"{self.subject}: monitor refused a packet: {message.detail}"))
+
+    def _lose(self, reason: OrlopError) -> None:
+        if self._lost is not None:
+            return
+        self._lost = reason
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._unsent.clear()
+        self._sock.close()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
             if not future.done():
-                future.set_exception(Unavailable(f"{self.subject}: its monitor is gone"))
+                future.set_exception(reason)
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def statistics(self) -> dict[str, int]:
+        return {"requests": len(self._waiting), "unsent": len(self._unsent), "events": len(self._events)}
 
 
-def _ints(packet: Packet) -> tuple[int, ...]:
-    values = packet.fields
-    assert all(isinstance(value, int) for value in values)
-    return values  # type: ignore[return-value]
-
-
-def _namespaces(packet: Packet) -> PodNamespaces:
-    net, netlink, ipc, uts, pid, init = _ints(packet)
-    return PodNamespaces(
-        netns_fd=net,
-        netlink=None if netlink < 0 else socket.socket(fileno=netlink),
-        ipc_fd=ipc,
-        uts_fd=uts,
-        pid_fd=pid,
-        init_pid=init,
-    )
-
-
-def _live(line: object) -> LiveContainer:
-    fields = str(line).split(" ")
-    name = fields[0]
-    pid, start_time, exit_code, signal, oom_kills, finished_ns = (int(each) for each in fields[2:])
-    return LiveContainer(
-        id=name.removeprefix("exec:"),
-        is_exec=name.startswith("exec:"),
-        state=fields[1],
-        pid=pid,
-        start_time=start_time,
-        exit_code=exit_code,
-        signal=signal,
-        oom_kills=oom_kills,
-        finished_ns=finished_ns,
-    )
-
-
-def _exited(packet: Packet) -> Exited:
-    name, pid, code, signal, oom_killed, finished_ns, is_exec, timed_out = packet.fields
-    assert isinstance(pid, int)
-    assert isinstance(code, int)
-    assert isinstance(signal, int)
-    assert isinstance(finished_ns, int)
+def _event(message: protocol.Exited | protocol.Oom) -> Event:
+    if isinstance(message, protocol.Oom):
+        return Oom(id=message.id, count=message.count)
     return Exited(
-        id=str(name),
-        pid=pid,
-        exit_code=code,
-        signal=signal,
-        oom_killed=bool(oom_killed),
-        finished_ns=finished_ns,
-        is_exec=bool(is_exec),
-        timed_out=bool(timed_out),
+        id=message.id,
+        pid=message.pid,
+        exit_code=message.exit_code,
+        signal=message.signal,
+        oom_killed=bool(message.oom_killed),
+        finished_ns=message.finished_ns,
+        is_exec=bool(message.is_exec),
+        timed_out=bool(message.timed_out),
     )
+
+
+def _fds_of(message: Message) -> list[int]:
+    fields = protocol.wire_fields(type(message))
+    return [fd for kind, name in fields if kind == "FD" and (fd := getattr(message, name)) is not None]
+
+
+def _received_fds(control: list[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += (fd for (fd,) in struct.iter_unpack("i", data[: len(data) - len(data) % 4]))
+    return fds
+
+
+def _close_fds(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.base.errors import DataLoss
+from orlop.base.limits import EXIT_RECORD_BYTES
 
-RECORD_BYTES = 4096
 KEYS = ("id", "pid", "start_time", "exit_code", "signal", "oom_killed", "oom_kills", "finished_ns")
 
 
@@ -31,14 +31,18 @@ class ExitRecord:
 
 def parse_exit_record(text: str, source: str) -> ExitRecord:
     """Return the record; raises DataLoss naming the source and the key that is wrong."""
-    values = dict(line.partition("=")[::2] for line in text.splitlines())
-    if tuple(values) != KEYS:
-        raise DataLoss(f"exit record {source}: has keys {list(values)}, not {list(KEYS)}")
+    lines = text.split("\n")
+    pairs = [line.partition("=") for line in lines[:-1]]
+    if lines[-1] or tuple(key for key, _, _ in pairs) != KEYS:
+        raise DataLoss(f"exit record {source}: is not {len(KEYS)} lines {' '.join(KEYS)}")
+    values = {key: value for key, _, value in pairs}
     numbers: dict[str, int] = {}
     for key in KEYS[1:]:
-        if not values[key].isascii() or not values[key].isdigit():
+        if not (values[key].isascii() and values[key].isdecimal()):
             raise DataLoss(f"exit record {source}: {key}={values[key]!r} is no number")
         numbers[key] = int(values[key])
+    if not values["id"] or numbers["oom_killed"] > 1:
+        raise DataLoss(f"exit record {source}: no id, or oom_killed is not 0 or 1")
     return ExitRecord(
         id=values["id"],
         pid=numbers["pid"],
@@ -54,7 +58,13 @@ def parse_exit_record(text: str, source: str) -> ExitRecord:
 def load_exit_record(path: Path) -> ExitRecord | None:
     """Return the record at a path, None when there is none yet. Raises DataLoss, OSError."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_exit_record(file.read(RECORD_BYTES), str(path))
+        with path.open("rb") as file:
+            data = file.read(EXIT_RECORD_BYTES + 1)
     except FileNotFoundError:
         return None
+    if len(data) > EXIT_RECORD_BYTES or not data.isascii():
+        raise DataLoss(f"exit record {path}: longer than {EXIT_RECORD_BYTES} bytes, or not ASCII")
+    record = parse_exit_record(data.decode("ascii"), str(path))
+    if path.name != f"{record.id}.exit":
+        raise DataLoss(f"exit record {path}: is about {record.id}")
+    return record

@@ -1,77 +1,86 @@
-"""Starting a pod's monitor, and finding one that already runs. Test: tests/kernel/monitor/test_spawn.py.
+"""How a monitor comes to be, and how a daemon that was restarted finds it again.
 
-The daemon never forks: os.posix_spawn uses vfork in libc, so its cost does not grow with the daemon's memory. The child gets three fds
-(docs/native-protocol.md) and is reaped through a pidfd; when the daemon dies, it is adopted by init and goes on.
+Owns the start of the native program (docs/native-protocol.md, "The monitor's start") and the reaping of those that this daemon started.
+Never forks: posix_spawn of a static binary. The pod directory is the caller's. Test: tests/kernel/monitor/test_spawn.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
+import signal
 import socket
-import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from orlop.base.errors import PermissionDenied
+from orlop.base.errors import FailedPrecondition, Internal, PermissionDenied
 from orlop.monitor.client import MonitorClient
 
-SOCKET_NAME = "monitor.sock"
-BACKLOG = 8
-FD_POD_DIR, FD_LISTENER, FD_DAEMON = 3, 4, 5
+SOCKET_NAME: Final = "monitor.sock"
+_FD_POD_DIR, _FD_LISTENER, _FD_DAEMON = 3, 4, 5
+_ABOVE_TARGETS: Final = 10
+"""Sources of dup2 lie above its targets, so that none is overwritten before it is used."""
+_BACKLOG: Final = 8
+# Python ignores SIGPIPE and SIGXFSZ; an ignored signal would be inherited by every container.
+_DEFAULT_SIGNALS: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
-async def spawn_monitor(sandbox_id: str, pod_dir: Path, binary: Path) -> MonitorClient:
-    """Start the monitor of a pod whose directory exists; raises OSError (binary missing, no processes left), Unavailable."""
-    directory = os.open(pod_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        # Through /proc/self/fd the name fits into sun_path however long --state is. umask is the daemon's 077.
-        listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
-        os.chmod(f"/proc/self/fd/{directory}/{SOCKET_NAME}", 0o600)
-        listener.listen(BACKLOG)
-        # The three sources are moved out of the way first: any of them may be 3, 4 or 5 itself.
-        high = 1000
-        moves = [(directory, high), (listener.fileno(), high + 1), (theirs.fileno(), high + 2)]
-        actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in moves]
-        for target, (_, source) in zip((FD_POD_DIR, FD_LISTENER, FD_DAEMON), moves, strict=True):
-            actions += [(os.POSIX_SPAWN_DUP2, source, target), (os.POSIX_SPAWN_CLOSE, source)]
-        pid = os.posix_spawn(  # noqa: ASYNC221 - half a millisecond, and it must not be forked from a thread
-            binary, [str(binary), "--pod", sandbox_id], {}, file_actions=actions, setsid=True, setsigmask=()
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        os.close(directory)
-        listener.close()
-        theirs.close()
-    _reap_when_ended(pid)
-    client = MonitorClient(sandbox_id, ours)
-    await client.hello()
-    return client
+async def spawn_monitor(
+    sandbox_id: str, pod_dir: Path, binary: Path, *, environment: Mapping[str, str] | None = None
+) -> MonitorClient:
+    """Start a monitor for the pod whose directory is ``pod_dir``; return the connection that it was born with.
 
-
-async def connect_monitor(sandbox_id: str, pod_dir: Path) -> MonitorClient:
-    """Connect to the monitor that serves a pod's directory.
-
-    Raises FileNotFoundError or ConnectionRefusedError when there is none, PermissionDenied when another user's process answers.
+    Raises FailedPrecondition when the directory has a monitor's socket already, Internal when the program cannot be started, Unavailable when
+    it ends at once.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    directory = os.open(pod_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fds: list[int] = []
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != os.geteuid():
-            raise PermissionDenied(  # noqa: TRY301 - the socket must be closed on this way out too
-                f"sandbox {sandbox_id[:12]}: {pod_dir / SOCKET_NAME} belongs to a process of uid {uid}"
+        with theirs, listener:
+            directory = os.open(pod_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fds.append(directory)
+            # The mode of the socket becomes the mode of its file: no window, and no umask that threads would share.
+            os.fchmod(listener.fileno(), 0o600)
+            # Through the directory's fd: a path of any length fits into the 108 bytes of an address.
+            listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+            listener.listen(_BACKLOG)
+            actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+                (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)
+            ]
+            for source, target in (
+                (directory, _FD_POD_DIR),
+                (listener.fileno(), _FD_LISTENER),
+                (theirs.fileno(), _FD_DAEMON),
+            ):
+                fds.append(fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS))
+                actions.append((os.POSIX_SPAWN_DUP2, fds[-1], target))
+            # It returns when the child has executed a static binary (vfork semantics, 0.3 ms): a thread would cost more.
+            pid = os.posix_spawn(  # noqa: ASYNC221
+                binary,
+                ["orlop-monitor", "--pod", sandbox_id],
+                dict(environment or {}),
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
             )
-    except BaseException:
-        sock.close()
-        raise
+    except OSError as error:
+        ours.close()
+        if error.errno == errno.EADDRINUSE:
+            raise FailedPrecondition(f"sandbox {sandbox_id[:12]}: {pod_dir} has a monitor's socket") from error
+        raise Internal(f"sandbox {sandbox_id[:12]}: cannot start monitor {binary}: {error}") from error
     finally:
-        os.close(directory)
-    client = MonitorClient(sandbox_id, sock)
+        for fd in fds:
+            os.close(fd)
+    _reap_when_ended(pid)
+    return await _greeted(MonitorClient(sandbox_id, ours))
+
+
+async def _greeted(client: MonitorClient) -> MonitorClient:
     try:
         await client.hello()
     except BaseException:
@@ -81,13 +90,42 @@ async def connect_monitor(sandbox_id: str, pod_dir: Path) -> MonitorClient:
 
 
 def _reap_when_ended(pid: int) -> None:
-    """Take the exit status of our child when it ends, so that no zombie stays. Its meaning is recovery's business."""
+    """Let the event loop reap the child through its pidfd; a monitor that outlives this daemon is init's to reap."""
     loop = asyncio.get_running_loop()
     pidfd = os.pidfd_open(pid)
 
     def ended() -> None:
         loop.remove_reader(pidfd)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         os.close(pidfd)
 
     loop.add_reader(pidfd, ended)
+
+
+async def connect_monitor(sandbox_id: str, pod_dir: Path) -> MonitorClient:
+    """Connect to the monitor of a pod that runs already; ``containers`` of the result lists what lives in it.
+
+    Raises FileNotFoundError or ConnectionRefusedError when there is none, PermissionDenied when another user's process answers.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.setblocking(False)
+        directory = os.open(pod_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+        finally:
+            os.close(directory)
+        uid = _peer_uid(sock)
+        if uid != os.geteuid():
+            raise PermissionDenied(  # noqa: TRY301 - the socket must be closed on this way out too
+                f"sandbox {sandbox_id[:12]}: {pod_dir / SOCKET_NAME} belongs to a process of uid {uid}"
+            )
+    except BaseException:
+        sock.close()
+        raise
+    return await _greeted(MonitorClient(sandbox_id, sock))
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little")
