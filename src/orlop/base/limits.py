@@ -43,6 +43,8 @@ NAME_BYTES: Final = 1024
 LABEL_BYTES: Final = 256 * KIB
 ANNOTATION_BYTES: Final = 4 * MIB
 EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB
+ATTACH_KEPT_BYTES: Final = 64 * MIB
+"""Output kept for an attached client that reads more slowly than the container writes."""
 CONTAINER_STOP_KILL_SECONDS: Final = 30.0
 
 # OCI documents that describe a container.

@@ -517,9 +517,13 @@ def image_spec_in(spec: pb.ImageSpec, field: str) -> pod.ImageSpec:
 # --- Out: statuses and lists -------------------------------------------------------------------------------------------------
 
 
+def json_text(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
 def info_out(info: Mapping[str, object]) -> dict[str, str]:
     """Return verbose facts as crictl expects them: one entry ``info`` that is a JSON object."""
-    return {"info": msgspec.json.encode(info).decode()} if info else {}
+    return {"info": json_text(info)} if info else {}
 
 
 def _sandbox_metadata_out(metadata: pod.SandboxMetadata) -> pb.PodSandboxMetadata:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1forlop/specs/cri_gen/orlop.proto\x12\x08orlop.v1\"\\\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x15\n\x08username\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\x08password\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\"[\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0cPullProgress\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.orlop.v1.LayerProgress\x12\x11\n\timage_ref\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\"(\n\x0eTimingsRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"+\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\"W\n\x10\x43ontainerTimings\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x06stages\x18\x03 \x03(\x0b\x32\x0f.orlop.v1.Stage\"c\n\x0fTimingsResponse\x12 \n\x07sandbox\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Stage\x12.\n\ncontainers\x18\x02 \x03(\x0b\x32\x1a.orlop.v1.ContainerTimings\"#\n\x0bPlanRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"\x1c\n\x0cPlanResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x0f\n\rDoctorRequest\"8\n\x07\x46inding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"5\n\x0e\x44octorResponse\x12#\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Finding\"3\n\x0bKillRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\x05\"\x0e\n\x0cKillResponse\"#\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"1\n\x0cWaitResponse\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x06Window\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"X\n\x0b\x41ttachStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05stdin\x18\x02 \x01(\x08\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\x17\n\x0fstart_container\x18\x04 \x01(\x08\"w\n\x0b\x41ttachInput\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x15.orlop.v1.AttachStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"n\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0b\n\x03tty\x18\x04 \x01(\x08\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.orlop.v1.Window\"s\n\tExecInput\x12\"\n\x05start\x18\x01 \x01(\x0b\x32\x13.orlop.v1.ExecStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"Q\n\x0c\x41ttachOutput\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65xited\x18\x03 \x01(\x08\x12\x11\n\texit_code\x18\x04 \x01(\x05\x32\xd7\x03\n\x04Node\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullProgress0\x01\x12>\n\x07Timings\x12\x18.orlop.v1.TimingsRequest\x1a\x19.orlop.v1.TimingsResponse\x12\x35\n\x04Plan\x12\x15.orlop.v1.PlanRequest\x1a\x16.orlop.v1.PlanResponse\x12;\n\x06\x44octor\x12\x17.orlop.v1.DoctorRequest\x1a\x18.orlop.v1.DoctorResponse\x12\x35\n\x04Kill\x12\x15.orlop.v1.KillRequest\x1a\x16.orlop.v1.KillResponse\x12\x35\n\x04Wait\x12\x15.orlop.v1.WaitRequest\x1a\x16.orlop.v1.WaitResponse\x12;\n\x06\x41ttach\x12\x15.orlop.v1.AttachInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x12\x37\n\x04\x45xec\x12\x13.orlop.v1.ExecInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1forlop/specs/cri_gen/orlop.proto\x12\x08orlop.v1\"\\\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x15\n\x08username\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\x08password\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\"[\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0cPullProgress\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.orlop.v1.LayerProgress\x12\x11\n\timage_ref\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\"3\n\x0bKillRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\x05\"\x0e\n\x0cKillResponse\"#\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"1\n\x0cWaitResponse\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x06Window\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"X\n\x0b\x41ttachStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05stdin\x18\x02 \x01(\x08\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\x17\n\x0fstart_container\x18\x04 \x01(\x08\"w\n\x0b\x41ttachInput\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x15.orlop.v1.AttachStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"n\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0b\n\x03tty\x18\x04 \x01(\x08\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.orlop.v1.Window\"s\n\tExecInput\x12\"\n\x05start\x18\x01 \x01(\x0b\x32\x13.orlop.v1.ExecStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"Q\n\x0c\x41ttachOutput\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65xited\x18\x03 \x01(\x08\x12\x11\n\texit_code\x18\x04 \x01(\x05\x32\xa3\x02\n\x04Node\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullProgress0\x01\x12\x35\n\x04Kill\x12\x15.orlop.v1.KillRequest\x1a\x16.orlop.v1.KillResponse\x12\x35\n\x04Wait\x12\x15.orlop.v1.WaitRequest\x1a\x16.orlop.v1.WaitResponse\x12;\n\x06\x41ttach\x12\x15.orlop.v1.AttachInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x12\x37\n\x04\x45xec\x12\x13.orlop.v1.ExecInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,44 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LAYERPROGRESS']._serialized_end=230
   _globals['_PULLPROGRESS']._serialized_start=232
   _globals['_PULLPROGRESS']._serialized_end=321
-  _globals['_TIMINGSREQUEST']._serialized_start=323
-  _globals['_TIMINGSREQUEST']._serialized_end=363
-  _globals['_STAGE']._serialized_start=365
-  _globals['_STAGE']._serialized_end=408
-  _globals['_CONTAINERTIMINGS']._serialized_start=410
-  _globals['_CONTAINERTIMINGS']._serialized_end=497
-  _globals['_TIMINGSRESPONSE']._serialized_start=499
-  _globals['_TIMINGSRESPONSE']._serialized_end=598
-  _globals['_PLANREQUEST']._serialized_start=600
-  _globals['_PLANREQUEST']._serialized_end=635
-  _globals['_PLANRESPONSE']._serialized_start=637
-  _globals['_PLANRESPONSE']._serialized_end=665
-  _globals['_DOCTORREQUEST']._serialized_start=667
-  _globals['_DOCTORREQUEST']._serialized_end=682
-  _globals['_FINDING']._serialized_start=684
-  _globals['_FINDING']._serialized_end=740
-  _globals['_DOCTORRESPONSE']._serialized_start=742
-  _globals['_DOCTORRESPONSE']._serialized_end=795
-  _globals['_KILLREQUEST']._serialized_start=797
-  _globals['_KILLREQUEST']._serialized_end=848
-  _globals['_KILLRESPONSE']._serialized_start=850
-  _globals['_KILLRESPONSE']._serialized_end=864
-  _globals['_WAITREQUEST']._serialized_start=866
-  _globals['_WAITREQUEST']._serialized_end=901
-  _globals['_WAITRESPONSE']._serialized_start=903
-  _globals['_WAITRESPONSE']._serialized_end=952
-  _globals['_WINDOW']._serialized_start=954
-  _globals['_WINDOW']._serialized_end=993
-  _globals['_ATTACHSTART']._serialized_start=995
-  _globals['_ATTACHSTART']._serialized_end=1083
-  _globals['_ATTACHINPUT']._serialized_start=1085
-  _globals['_ATTACHINPUT']._serialized_end=1204
-  _globals['_EXECSTART']._serialized_start=1206
-  _globals['_EXECSTART']._serialized_end=1316
-  _globals['_EXECINPUT']._serialized_start=1318
-  _globals['_EXECINPUT']._serialized_end=1433
-  _globals['_ATTACHOUTPUT']._serialized_start=1435
-  _globals['_ATTACHOUTPUT']._serialized_end=1516
-  _globals['_NODE']._serialized_start=1519
-  _globals['_NODE']._serialized_end=1990
+  _globals['_KILLREQUEST']._serialized_start=323
+  _globals['_KILLREQUEST']._serialized_end=374
+  _globals['_KILLRESPONSE']._serialized_start=376
+  _globals['_KILLRESPONSE']._serialized_end=390
+  _globals['_WAITREQUEST']._serialized_start=392
+  _globals['_WAITREQUEST']._serialized_end=427
+  _globals['_WAITRESPONSE']._serialized_start=429
+  _globals['_WAITRESPONSE']._serialized_end=478
+  _globals['_WINDOW']._serialized_start=480
+  _globals['_WINDOW']._serialized_end=519
+  _globals['_ATTACHSTART']._serialized_start=521
+  _globals['_ATTACHSTART']._serialized_end=609
+  _globals['_ATTACHINPUT']._serialized_start=611
+  _globals['_ATTACHINPUT']._serialized_end=730
+  _globals['_EXECSTART']._serialized_start=732
+  _globals['_EXECSTART']._serialized_end=842
+  _globals['_EXECINPUT']._serialized_start=844
+  _globals['_EXECINPUT']._serialized_end=959
+  _globals['_ATTACHOUTPUT']._serialized_start=961
+  _globals['_ATTACHOUTPUT']._serialized_end=1042
+  _globals['_NODE']._serialized_start=1045
+  _globals['_NODE']._serialized_end=1336
 # @@protoc_insertion_point(module_scope)
