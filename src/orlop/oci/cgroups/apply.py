@@ -1,0 +1,85 @@
+"""Apply a list of writes to cgroup files: with the kernel's answer turned into words, and for updates all or none.
+
+Order among writes that depend on each other (memory and memory+swap, period and quota) needs no rules: one that the kernel refuses
+with EINVAL gets a second turn after the others. Test: tests/kernel/cgroups/test_update.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from orlop.base.errors import Internal, InvalidArgument, OrlopError
+from orlop.oci.cgroups.resources import Write
+
+log = logging.getLogger(__name__)
+
+ReadFile = Callable[[Write], str]
+WriteFile = Callable[[Write], None]
+
+_REFUSED: Final = {
+    errno.EINVAL: "the kernel refuses the value",
+    errno.ERANGE: "the value is out of range",
+    errno.EBUSY: "more is in use already",
+    errno.ENOSPC: "the parent cgroup does not have it, or a process has nowhere to go",
+    errno.EACCES: "it is not in the parent cgroup",
+    errno.ENOENT: "the kernel has no such limit",
+    errno.ENODEV: "there is no such device",
+    errno.EOVERFLOW: "the value is too large",
+}
+
+
+def refusal(write: Write, error: OSError) -> OrlopError:
+    """Return the error that tells whose fault a failed write is."""
+    reason = _REFUSED.get(error.errno or 0)
+    if reason is None:
+        return Internal(f"cannot write {write.value!r} to {error.filename}: {error.strerror}")
+    return InvalidArgument(f"{write.file} = {write.value}: {reason} ({error.strerror}, {error.filename})")
+
+
+def apply(writes: Iterable[Write], write_file: WriteFile) -> None:
+    """Write all in order; those refused with EINVAL once more after the others."""
+    again: list[Write] = []
+    for write in writes:
+        try:
+            write_file(write)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise refusal(write, error) from error
+            again.append(write)
+    for write in again:
+        try:
+            write_file(write)
+        except OSError as error:
+            raise refusal(write, error) from error
+
+
+def apply_or_restore(subject: str, writes: Iterable[Write], read_file: ReadFile, write_file: WriteFile) -> list[Write]:
+    """Write what differs from what is there; on a failure put the old values back and raise. Returns what was changed.
+
+    Files whose text is not what one writes (``io.max`` and other per-device ones) cannot be put back; they are written last.
+    """
+    old: list[Write] = []
+    changed: list[Write] = []
+    ordered = sorted(writes, key=lambda write: " " in write.value and ":" in write.value)
+    for write in ordered:
+        try:
+            before = read_file(write)
+        except FileNotFoundError as error:
+            raise refusal(write, error) from error
+        if before == write.value or (write.value == "-1" and before.isdigit() and int(before) >= 1 << 62):
+            continue
+        changed.append(write)
+        if "\n" not in before and ":" not in before:
+            old.append(Write(controller=write.controller, file=write.file, value=before))
+    try:
+        apply(changed, write_file)
+    except OrlopError:
+        try:
+            apply(reversed(old), write_file)
+        except OrlopError as second:
+            log.error("cgroup %s: old limits could not be put back: %s", subject, second)
+        raise
+    return changed
