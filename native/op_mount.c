@@ -220,6 +220,8 @@ int op_mount_new(struct setup *s, const struct op *op) {
         return -1;
     if (a->flags.n & ~(uint64_t)NEW_ALL)
         return refuse(s, EINVAL, "target %s: unknown flags %#llx", a->target.s, (unsigned long long)a->flags.n);
+    if (a->attrs.n > UINT32_MAX)
+        return refuse(s, EINVAL, "target %s: attributes %#llx", a->target.s, (unsigned long long)a->attrs.n);
     /* The kernel's own trees stand where the path says, not behind a link of the image (CVE-2023-27561). */
     if (!strcmp(a->fstype.s, "proc") || !strcmp(a->fstype.s, "sysfs")) {
         SCOPED_FD plain = inroot_open_plain(s->root, a->target.s, O_PATH);

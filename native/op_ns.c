@@ -5,7 +5,6 @@
 
 #include <linux/keyctl.h>
 #include <net/if.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -80,13 +79,14 @@ int op_domainname(struct setup *s, const struct op *op) {
     return setdomainname(a->name.s, a->name.count) ? fail(s, "\"%s\"", a->name.s) : 0;
 }
 
-/* One write to one key (CVE-2022-0811): neither may smuggle a second one in. */
+/* One write to one key (CVE-2022-0811): neither may smuggle a second one in. The key is resolved beneath /proc/sys, not /proc. */
 static int set_sysctl(struct setup *s, const struct field *key, const struct field *value) {
-    char path[256];
-    if (key->count + sizeof "sys/" > sizeof path || strpbrk(value->s, "\r\n"))
-        return refuse(s, EINVAL, "%s", key->s);
-    snprintf(path, sizeof path, "sys/%s", key->s);
-    return procfs_write(s->proc, path, value->s, value->count) ? fail(s, "%s = \"%s\"", key->s, value->s) : 0;
+    if (strpbrk(value->s, "\r\n"))
+        return refuse(s, EINVAL, "%s: its value has more than one line", key->s);
+    SCOPED_FD sys = procfs_at(s->proc, "sys", O_PATH | O_DIRECTORY);
+    if (sys < 0)
+        return fail(s, "%s: /proc/sys", key->s);
+    return procfs_write(sys, key->s, value->s, value->count) ? fail(s, "%s = \"%s\"", key->s, value->s) : 0;
 }
 
 int op_pod_sysctl(struct setup *s, const struct op *op) {
