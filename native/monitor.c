@@ -155,11 +155,11 @@ static void send_built(struct connection *c) {
     if (reply.fd_count) {
         memset(&control, 0, sizeof control);
         header.msg_control = control.space;
-        header.msg_controllen = CMSG_SPACE(sizeof(int) * reply.fd_count);
+        header.msg_controllen = (socklen_t)CMSG_SPACE(sizeof(int) * reply.fd_count);
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
         cmsg->cmsg_level = SOL_SOCKET;
         cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int) * reply.fd_count);
+        cmsg->cmsg_len = (socklen_t)CMSG_LEN(sizeof(int) * reply.fd_count);
         memcpy(CMSG_DATA(cmsg), reply.fds, sizeof(int) * reply.fd_count);
     }
     if (sendmsg(c->source.fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
@@ -956,7 +956,10 @@ static void connection_readable(struct connection *c) {
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n > 0)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion" /* musl's CMSG_NXTHDR */
         for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header); cmsg; cmsg = CMSG_NXTHDR(&header, cmsg))
+#pragma GCC diagnostic pop
             if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
                 uint32_t here = (uint32_t)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
                 memcpy(fds + count, CMSG_DATA(cmsg), here * sizeof(int));
