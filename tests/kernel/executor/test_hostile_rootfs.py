@@ -55,7 +55,11 @@ def test_dev_is_a_link_to_the_host(box: Box, link: str) -> None:
 
 def test_dev_link_without_a_dev_mount(box: Box) -> None:
     replace_by_link(box, "dev", str(box.host))
-    more = (mknod("/dev/null", 1, 3), ops.Symlink(linktext="x", target="/dev/link"), ops.Mkdir(target="/dev/dir", mode=0o755))
+    more = (
+        mknod("/dev/null", 1, 3),
+        ops.Symlink(linktext="x", target="/dev/link"),
+        ops.Mkdir(target="/dev/dir", mode=0o755),
+    )
     outcome = box.run(container("stat", "/dev/null", "readlink", "/dev/link", mounts=(), more=more, stdio=()))
     assert outcome.exit_code == 0
     assert listing(box.host) == []
@@ -75,20 +79,30 @@ def test_dangling_link_as_target_is_made_inside(box: Box, link: str) -> None:
 
 def test_relative_dangling_link(box: Box) -> None:
     (box.lower / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    outcome = box.run(container("cat", "/run/systemd/resolve/stub-resolv.conf", more=(bind("/etc/hostname", "/etc/resolv.conf"),)))
+    outcome = box.run(
+        container("cat", "/run/systemd/resolve/stub-resolv.conf", more=(bind("/etc/hostname", "/etc/resolv.conf"),))
+    )
     assert outcome.out == Path("/etc/hostname").read_text()
 
 
 def test_link_loop(box: Box) -> None:
     (box.lower / "a").symlink_to("b")
     (box.lower / "b").symlink_to("a")
-    assert box.run(container("exit", "0", more=(bind("/etc", "/a/x"),))).failed == ("mount_bind", errno.ELOOP, "target /a/x")
+    assert box.run(container("exit", "0", more=(bind("/etc", "/a/x"),))).failed == (
+        "mount_bind",
+        errno.ELOOP,
+        "target /a/x",
+    )
 
 
 def test_growing_link(box: Box) -> None:
     (box.lower / "grow").symlink_to("missing/" + "x/" * 60 + "../" * 61 + "grow")
     op, error, _ = box.run(container("exit", "0", more=(bind("/etc", "/grow"),))).failed
-    assert (op, error) in {("mount_bind", errno.ELOOP), ("mount_bind", errno.EINVAL), ("mount_bind", errno.ENAMETOOLONG)}
+    assert (op, error) in {
+        ("mount_bind", errno.ELOOP),
+        ("mount_bind", errno.EINVAL),
+        ("mount_bind", errno.ENAMETOOLONG),
+    }
 
 
 def test_dot_dot_through_what_does_not_exist(box: Box) -> None:
@@ -96,7 +110,9 @@ def test_dot_dot_through_what_does_not_exist(box: Box) -> None:
     assert outcome.failed == ("mount_bind", errno.EINVAL, "target /missing/../../../x")
 
 
-@pytest.mark.parametrize("target", ["/proc/self/fd/3", "/proc/1/root/etc", "/proc/self/cwd/x", "/proc/thread-self/ns/mnt"])
+@pytest.mark.parametrize(
+    "target", ["/proc/self/fd/3", "/proc/1/root/etc", "/proc/self/cwd/x", "/proc/thread-self/ns/mnt"]
+)
 def test_magic_links_are_no_targets(box: Box, target: str) -> None:
     op, error, detail = box.run(container("exit", "0", more=(bind("/etc", target),))).failed
     assert (op, error) == ("mount_bind", errno.ELOOP)
@@ -135,8 +151,20 @@ def test_ptmx_of_the_image_is_no_terminal(box: Box) -> None:
     (box.lower / "dev/pts").mkdir()
     os.mknod(box.lower / "dev/pts/ptmx", 0o666 | k.S_IFCHR, os.makedev(5, 2))
     more = (ops.Terminal(rows=0, cols=0),)
-    assert box.run(container("exit", "0", mounts=(PROC,), more=more, stdio=())).failed == ("terminal", errno.ENODEV, "/dev/pts is not a devpts")
-    linked = box.run(container("exit", "0", mounts=(PROC, new("tmpfs", "/dev"), ops.Symlink(linktext="/proc", target="/dev/pts")), more=more, stdio=()))
+    assert box.run(container("exit", "0", mounts=(PROC,), more=more, stdio=())).failed == (
+        "terminal",
+        errno.ENODEV,
+        "/dev/pts is not a devpts",
+    )
+    linked = box.run(
+        container(
+            "exit",
+            "0",
+            mounts=(PROC, new("tmpfs", "/dev"), ops.Symlink(linktext="/proc", target="/dev/pts")),
+            more=more,
+            stdio=(),
+        )
+    )
     assert linked.failed == ("terminal", errno.ENODEV, "/dev/pts is not a devpts")
 
 
@@ -144,7 +172,9 @@ def test_working_directory_outside_of_the_root(box: Box) -> None:
     """CVE-2024-21626."""
     (box.lower / "out").symlink_to("/proc/self/fd/4")
     for path in (*(f"/proc/self/fd/{fd}" for fd in range(3, 20)), "/out", "/proc/1/cwd", "/proc/self/root/.."):
-        op, error, detail = box.run(standard("cwd", more=())[:-3] + [ops.Chdir(path=path, create=0), *standard("cwd")[-1:]]).failed
+        op, error, detail = box.run(
+            standard("cwd", more=())[:-3] + [ops.Chdir(path=path, create=0), *standard("cwd")[-1:]]
+        ).failed
         assert op == "chdir"
         assert error in {errno.ELOOP, errno.ENOENT}
         assert detail == path
@@ -170,7 +200,9 @@ def test_sysctl_goes_to_the_real_proc(box: Box) -> None:
     assert (box.host / "kernel/domainname").read_text() == "untouched"
 
 
-@pytest.mark.parametrize("key", ["../sysrq-trigger", "kernel/../../self/oom_score_adj", "/kernel/domainname", "kernel/nothere", "x" * 300])
+@pytest.mark.parametrize(
+    "key", ["../sysrq-trigger", "kernel/../../self/oom_score_adj", "/kernel/domainname", "kernel/nothere", "x" * 300]
+)
 def test_sysctl_keys_stay_below_proc_sys(box: Box, key: str) -> None:
     op, error, detail = box.run(container("exit", "0", ns=(ops.Sysctl(key=key, value="0"),))).failed
     assert op == "sysctl"

@@ -49,9 +49,7 @@ def test_without_gate_parent_ops_are_done_before_exec(box: Box) -> None:
 def test_only_stdio_is_open_and_nothing_is_ignored_or_blocked(box: Box) -> None:
     """CVE-2024-21626; planrun ignores SIGPIPE, as the monitor does."""
     reading, writing = os.pipe()
-    outcome = box.run(
-        container("fds", "signals"), fds={"extra": f"@{reading}"}, pass_fds=(reading,)
-    )
+    outcome = box.run(container("fds", "signals"), fds={"extra": f"@{reading}"}, pass_fds=(reading,))
     os.close(reading)
     os.close(writing)
     assert outcome.line("fds:") == "fds: 0 1 2"
@@ -89,7 +87,9 @@ def test_limit_that_may_not_be_raised(box: Box) -> None:
 
 def test_killed_at_the_gate(box: Box) -> None:
     command = box.command(container("exit", "0"), options=("--hold",))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stdin and run.stderr
         pid = int(run.stderr.readline().split("pid=")[1])
         assert Path(f"/proc/{pid}/comm").read_text() == "orlop:setup\n"
@@ -108,7 +108,12 @@ def test_parked_child_holds_no_fd_but_its_own_and_ends_with_its_monitor(box: Box
     reading, writing = os.pipe()
     command = box.command(container("exit", "0"), options=("--hold",))
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, pass_fds=(writing,)
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=(writing,),
     ) as run:
         assert run.stderr
         pid = int(run.stderr.readline().split("pid=")[1])
@@ -130,7 +135,9 @@ def test_parked_child_holds_no_fd_but_its_own_and_ends_with_its_monitor(box: Box
 def test_set_up_cannot_be_inspected_by_others(box: Box) -> None:
     """CVE-2016-9962: until exec the process is not dumpable, so its /proc entries need CAP_SYS_PTRACE over the host."""
     command = box.command(standard("exit", "0"), options=("--hold",))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr and run.stdin
         pid = int(run.stderr.readline().split("pid=")[1])
         look = f"import os; os.readlink('/proc/{pid}/root')"
@@ -184,7 +191,9 @@ def test_exec_errors_in_words(box: Box, path: str, error: int, detail: str) -> N
 def test_path_is_searched_in_order(box: Box) -> None:
     box.install("opt/tool")
     (box.lower / "etc/tool").write_text("not executable")
-    outcome = box.run(container(path="tool", argv=("tool", "echo", "found"), env=("PATH=/nothere:/bin/payload:/etc:/opt",)))
+    outcome = box.run(
+        container(path="tool", argv=("tool", "echo", "found"), env=("PATH=/nothere:/bin/payload:/etc:/opt",))
+    )
     assert outcome.out == "found\n"
 
 

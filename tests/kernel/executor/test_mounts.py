@@ -45,7 +45,12 @@ def test_attributes_of_new_mounts(box: Box) -> None:
     attrs = k.ATTR_RDONLY | NODEV_NOSUID_NOEXEC | k.ATTR_NOATIME
     outcome = box.run(
         container(
-            "cat", "/proc/self/mountinfo", "write", "/t/x", "y", more=(new("tmpfs", "/t", attrs, ("size=8192", "mode=711", "nr_inodes=3")),)
+            "cat",
+            "/proc/self/mountinfo",
+            "write",
+            "/t/x",
+            "y",
+            more=(new("tmpfs", "/t", attrs, ("size=8192", "mode=711", "nr_inodes=3")),),
         )
     )
     fields = mountinfo(outcome.out)["/t"]
@@ -76,7 +81,10 @@ def test_attributes_of_new_mounts(box: Box) -> None:
         (new("tmpfs", "/" + "x" * 300), ("mount_new", errno.ENAMETOOLONG, "target /" + "x" * 300)),
         (bind("/nothere", "/t"), ("mount_bind", errno.ENOENT, "source /nothere")),
         (bind("/etc", "/missing", flags=0), ("mount_bind", errno.ENOENT, "target /missing")),
-        (bind("/etc", "/etc/file"), ("mount_bind", errno.ENOTDIR, "target /etc/file is no directory, but source /etc is")),
+        (
+            bind("/etc", "/etc/file"),
+            ("mount_bind", errno.ENOTDIR, "target /etc/file is no directory, but source /etc is"),
+        ),
         (
             bind("/etc/hostname", "/etc"),
             ("mount_bind", errno.ENOTDIR, "target /etc is a directory, but source /etc/hostname is none"),
@@ -118,7 +126,20 @@ def test_bind_kinds_flags_and_creation_of_targets(box: Box) -> None:
     )
     outcome = box.run(
         container(
-            *("cat", "/new/deep/file", "echo", "", "stat", "/never", "write", "/new/dir/inside", "x", "write", "/new/deep/file", "changed"),
+            *(
+                "cat",
+                "/new/deep/file",
+                "echo",
+                "",
+                "stat",
+                "/never",
+                "write",
+                "/new/dir/inside",
+                "x",
+                "write",
+                "/new/deep/file",
+                "changed",
+            ),
             *("cat", "/proc/self/mountinfo"),
             more=more,
         )
@@ -140,7 +161,14 @@ def test_bind_of_a_detached_tree_of_the_plan(box: Box) -> None:
     for name in ("b", "c"):
         (box.host / name).mkdir()
     op = ops.MountBind(
-        tree=Fd("tree"), source="", target="/vol", flags=ops.BIND_CREATE, attr_set=k.ATTR_RDONLY, attr_clr=0, propagation=k.MS_PRIVATE, userns=None
+        tree=Fd("tree"),
+        source="",
+        target="/vol",
+        flags=ops.BIND_CREATE,
+        attr_set=k.ATTR_RDONLY,
+        attr_clr=0,
+        propagation=k.MS_PRIVATE,
+        userns=None,
     )
     tree = f"overlay:{box.host / 'a'}:{box.host / 'b'}:{box.host / 'c'}"
     outcome = box.run(container("cat", "/vol/name", "echo", "", "write", "/vol/x", "y", more=(op,)), fds={"tree": tree})
@@ -151,7 +179,9 @@ def test_bind_nosymlink(box: Box) -> None:
     (box.host / "link").symlink_to("/etc/hostname")
     followed = box.run(container("stat", "/vol", more=(bind(box.host / "link", "/vol"),)))
     assert followed.line("/vol:").startswith("/vol: f")
-    refused = box.run(container("exit", "0", more=(bind(box.host / "link", "/v", flags=ops.BIND_CREATE | ops.BIND_NOSYMLINK),)))
+    refused = box.run(
+        container("exit", "0", more=(bind(box.host / "link", "/v", flags=ops.BIND_CREATE | ops.BIND_NOSYMLINK),))
+    )
     assert refused.failed == ("mount_bind", errno.ELOOP, f"source {box.host / 'link'} is a symbolic link")
 
 
@@ -163,7 +193,17 @@ def test_recursive_bind_and_recursive_read_only(box: Box) -> None:
     inner = (bind(box.host, "/vol"), bind(box.base / "other", "/vol/sub"))
     flags = ops.BIND_CREATE | ops.BIND_RECURSIVE
     seen = box.run(
-        container("cat", "/vol/sub/name", "write", "/vol/sub/x", "y", "write", "/vol/x", "y", more=(*inner, ops.Readonly(target="/vol")))
+        container(
+            "cat",
+            "/vol/sub/name",
+            "write",
+            "/vol/sub/x",
+            "y",
+            "write",
+            "/vol/x",
+            "y",
+            more=(*inner, ops.Readonly(target="/vol")),
+        )
     )
     assert seen.out.splitlines()[0] == "other/vol/sub/x: Read-only file system"
     assert seen.line("/vol/x:") == "/vol/x: Read-only file system"
@@ -171,7 +211,11 @@ def test_recursive_bind_and_recursive_read_only(box: Box) -> None:
     outcome = box.run(container("cat", "/proc/self/mountinfo", more=(bind("/dev", "/hostdev", flags=flags),)))
     assert "/hostdev/pts" in mountinfo(outcome.out)
     attrs = {"attr_set": k.ATTR_RDONLY}
-    all_ro = box.run(container("cat", "/proc/self/mountinfo", more=(bind("/dev", "/h", flags=flags | ops.BIND_ATTRS_RECURSIVE, **attrs),)))
+    all_ro = box.run(
+        container(
+            "cat", "/proc/self/mountinfo", more=(bind("/dev", "/h", flags=flags | ops.BIND_ATTRS_RECURSIVE, **attrs),)
+        )
+    )
     info = mountinfo(all_ro.out)
     assert {fields[5].split(",")[0] for path, fields in info.items() if path.startswith("/h")} == {"ro"}
     top_ro = box.run(container("cat", "/proc/self/mountinfo", more=(bind("/dev", "/h", flags=flags, **attrs),)))
@@ -184,7 +228,9 @@ def test_recursive_bind_and_recursive_read_only(box: Box) -> None:
     ("propagation", "tag"), [(k.MS_SHARED, "shared:"), (k.MS_PRIVATE, "-"), (k.MS_UNBINDABLE, "unbindable")]
 )
 def test_propagation_of_a_bind(box: Box, propagation: int, tag: str) -> None:
-    outcome = box.run(container("cat", "/proc/self/mountinfo", more=(bind(box.host, "/vol", propagation=propagation | k.MS_REC),)))
+    outcome = box.run(
+        container("cat", "/proc/self/mountinfo", more=(bind(box.host, "/vol", propagation=propagation | k.MS_REC),))
+    )
     assert mountinfo(outcome.out)["/vol"][6].startswith(tag)
 
 
@@ -202,7 +248,9 @@ def test_mount_move_attrs(box: Box) -> None:
 
 def test_rootfs_attributes_come_last(box: Box) -> None:
     root = (ops.RootfsAttrs(attr_set=k.ATTR_RDONLY, attr_clr=0, propagation=k.MS_SHARED),)
-    outcome = box.run(container("write", "/x", "y", "write", "/dev/shm/x", "y", "cat", "/proc/self/mountinfo", root=root))
+    outcome = box.run(
+        container("write", "/x", "y", "write", "/dev/shm/x", "y", "cat", "/proc/self/mountinfo", root=root)
+    )
     assert outcome.line("/x:") == "/x: Read-only file system"
     assert outcome.line("/dev/shm/x:") == "/dev/shm/x: written"
     info = mountinfo(outcome.out)
@@ -236,7 +284,19 @@ def test_nodes_links_and_files(box: Box) -> None:
         ops.WriteFile(target="/dev/note", mode=0o640, data=b"hello\n"),
     )
     outcome = box.run(
-        container("stat", "/dev/net/tun", "stat", "/dev/fifo", "readlink", "/dev/deep/link", "cat", "/dev/note", "stat", "/dev/note", more=more)
+        container(
+            "stat",
+            "/dev/net/tun",
+            "stat",
+            "/dev/fifo",
+            "readlink",
+            "/dev/deep/link",
+            "cat",
+            "/dev/note",
+            "stat",
+            "/dev/note",
+            more=more,
+        )
     )
     assert outcome.line("/dev/net/tun:").startswith("/dev/net/tun: c 0620 11:12 10:200")
     assert outcome.line("/dev/fifo:").startswith("/dev/fifo: p 0600")
@@ -256,7 +316,23 @@ def test_masked_and_read_only_paths(box: Box) -> None:
     )
     outcome = box.run(
         container(
-            *("cat", "/secret", "echo", "|", "ls", "/dir", "chmod", "/secret", "0", "mkdir", "/dir/x", "stat", "/secret", "stat", "/dev/null"),
+            *(
+                "cat",
+                "/secret",
+                "echo",
+                "|",
+                "ls",
+                "/dir",
+                "chmod",
+                "/secret",
+                "0",
+                "mkdir",
+                "/dir/x",
+                "stat",
+                "/secret",
+                "stat",
+                "/dev/null",
+            ),
             *("write", "/proc/sys/kernel/hostname", "x", "cat", "/proc/keys", "stat", "/missing"),
             more=more,
         )
@@ -283,7 +359,11 @@ def test_tmpcopyup(box: Box) -> None:
     source.chmod(0o751)
     os.chown(source, 7, 8)
     flags = ops.NEW_CREATE | ops.NEW_TMPCOPYUP
-    verbs = [word for path in ("", "/file", "/deep/link", "/deep/fifo", "/deep/er/node", "/deep/er") for word in ("stat", "/data" + path)]
+    verbs = [
+        word
+        for path in ("", "/file", "/deep/link", "/deep/fifo", "/deep/er/node", "/deep/er")
+        for word in ("stat", "/data" + path)
+    ]
     outcome = box.run(container(*verbs, "write", "/data/new", "x", more=(new("tmpfs", "/data", 0, (), flags),)))
     assert outcome.line("/data:").startswith("/data: d 0751 7:8")
     assert outcome.line("/data/file:").startswith("/data/file: f 4750 5:6 0:0 8000 0x1021994")
@@ -293,7 +373,9 @@ def test_tmpcopyup(box: Box) -> None:
     assert outcome.line("/data/deep/er:").startswith("/data/deep/er: d 1777")
     assert outcome.line("/data/new:") == "/data/new: written"
     assert not (source / "new").exists()
-    readonly = box.run(container("write", "/data/new", "x", "ls", "/data", more=(new("tmpfs", "/data", k.ATTR_RDONLY, (), flags),)))
+    readonly = box.run(
+        container("write", "/data/new", "x", "ls", "/data", more=(new("tmpfs", "/data", k.ATTR_RDONLY, (), flags),))
+    )
     assert readonly.line("/data/new:").endswith("Read-only file system")
     assert sorted(readonly.line("/data:").split()[1:]) == ["deep", "file"]
     full = box.run(container("exit", "0", more=(new("tmpfs", "/data", 0, ("size=4096",), flags),)))

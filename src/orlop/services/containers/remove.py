@@ -1,0 +1,65 @@
+"""RemoveContainer: kill if it runs, then forget it everywhere; the row goes last. Idempotent. Test: tests/kernel/services/test_containers.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from orlop.base import faults
+from orlop.base.errors import NotFound
+from orlop.metadata.pods import ContainerRow
+from orlop.monitor.client import MonitorError
+from orlop.services.containers.stop import kill_container
+from orlop.services.monitors import publish
+from orlop.services.node import Node
+from orlop.specs.pod import EventType
+
+KILLED, MONITOR, SNAPSHOT, ROW = (
+    "container.remove.killed",
+    "container.remove.monitor",
+    "container.remove.snapshot",
+    "container.remove.row",
+)
+faults.declare(KILLED, MONITOR, SNAPSHOT, ROW)
+
+
+async def remove_container(node: Node, container_id: str) -> None:
+    """Remove a container, running or not; an unknown one is fine."""
+    try:
+        row = node.pods.container(container_id)
+    except NotFound:
+        return
+    async with node.locks.hold(row.id):
+        try:
+            row = node.pods.container(row.id)
+        except NotFound:
+            return
+        await kill_container(node, row.id)
+        faults.reach(KILLED)
+        await discard_container(node, node.pods.container(row.id))
+
+
+async def discard_container(node: Node, row: ContainerRow) -> None:
+    """Remove every trace of a container that does not run (or was never fully made)."""
+    pod = node.live.get(row.sandbox_id)
+    if pod is not None:
+        try:
+            await pod.monitor.remove(row.id)
+        except MonitorError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                raise
+        pod.exits.pop(row.id, None)
+    faults.reach(MONITOR)
+    if row.cgroup:
+        node.cgroups.remove_container(row.cgroup)
+        node.cpu_rates.forget(row.cgroup)
+    node.snapshots.remove(row.id)
+    faults.reach(SNAPSHOT)
+    record = node.state.exit_record(row.sandbox_id, row.id)
+    if record.exists():
+        os.unlink(record)
+    node.pods.remove_container(row.id)
+    node.creating_containers.forget(row.name)
+    if row.created_at:
+        publish(node, EventType.DELETED, row)
+    faults.reach(ROW)

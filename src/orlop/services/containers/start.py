@@ -1,0 +1,60 @@
+"""StartContainer: open the gate at which init waits; success is the exec itself. Test: tests/kernel/services/test_containers.py."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from orlop.base import faults
+from orlop.base.errors import FailedPrecondition
+from orlop.base.stages import Stages
+from orlop.monitor.client import MonitorError
+from orlop.services.monitors import publish, take_exit
+from orlop.services.node import Node
+from orlop.specs.pod import ContainerState, EventType
+
+GATE, STARTED = "container.start.gate", "container.start.started"
+faults.declare(GATE, STARTED)
+
+EXEC_FAILED_EXIT = 128
+"""What containerd and CRI-O report for a container whose process could not be started."""
+
+
+async def start_container(node: Node, container_id: str) -> None:
+    """Start a created container. Raises NotFound, FailedPrecondition (wrong state, sandbox not ready), Internal (exec failed)."""
+    container_id = node.pods.container(container_id).id
+    async with node.locks.hold(container_id):
+        row = node.pods.container(container_id)
+        if row.state is not ContainerState.CREATED:
+            raise FailedPrecondition(f"container {row.id}: cannot be started, it is {row.state.name.lower()}")
+        sandbox = node.pods.sandbox(row.sandbox_id)
+        if not sandbox.ready_at or sandbox.stopped_at:
+            raise FailedPrecondition(f"container {row.id}: cannot be started, sandbox {sandbox.id} is not ready")
+        pod = node.live.need(row.sandbox_id)
+        stages = Stages()
+        try:
+            started_ns = await pod.monitor.start(row.id)
+        except MonitorError as error:
+            row = msgspec.structs.replace(
+                node.pods.container(row.id),
+                started_at=time.time_ns(),
+                finished_at=time.time_ns(),
+                exit_code=EXEC_FAILED_EXIT,
+                reason="StartError",
+                message=str(error),
+            )
+            node.pods.put_container(row)
+            node.cgroups.remove_container(row.cgroup)
+            pod.exit_of(row.id).set()
+            publish(node, EventType.STOPPED, row)
+            raise
+        faults.reach(GATE)
+        stages.mark("start")
+        row = node.pods.container(row.id)
+        if not row.started_at or not row.finished_at:
+            row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
+            node.pods.put_container(row)
+        publish(node, EventType.STARTED, row)
+        faults.reach(STARTED)
+        take_exit(node, pod, row.id)

@@ -1,0 +1,34 @@
+"""UpdateContainerResources: change limits in place, all or none. Test: tests/kernel/services/test_containers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from orlop.base.errors import FailedPrecondition
+from orlop.services.node import Node
+from orlop.specs.pod import LinuxResources
+
+
+async def update_container_resources(
+    node: Node, container_id: str, resources: LinuxResources, annotations: Mapping[str, str]
+) -> None:
+    """Apply the fields that are given, keep the others. Raises NotFound, FailedPrecondition (ended), InvalidArgument (impossible)."""
+    async with node.locks.hold(node.pods.container(container_id).id):
+        row = node.pods.container(container_id)
+        if row.finished_at or not row.created_at:
+            raise FailedPrecondition(f"container {row.id}: cannot be updated, it is {row.state.name.lower()}")
+        merged = merge(row.resources, resources)
+        node.cgroups.update(row.cgroup, resources)
+        node.pods.put_container(msgspec.structs.replace(row, resources=merged))
+
+
+def merge(old: LinuxResources, new: LinuxResources) -> LinuxResources:
+    """Return ``old`` with every field that ``new`` gives; zero and empty mean "leave it", as CRI says."""
+    changed = {
+        name: getattr(new, name)
+        for name in LinuxResources.__struct_fields__
+        if getattr(new, name) and name != "unified"
+    }
+    return msgspec.structs.replace(old, **changed, unified={**old.unified, **new.unified})

@@ -1,0 +1,160 @@
+"""What the daemon does when a monitor speaks unasked: an exit, an OOM kill, or its own end.
+
+    exited -> exit record (on disk before the message) -> row -> waiters -> event
+    lost   -> every container without an exit record is killed by cgroup -> rows say MonitorLost -> sandbox not ready
+
+Taking an exit in is idempotent: the event, the exit record and recovery may all report the same one.
+Test: tests/kernel/services/test_exits.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import msgspec
+
+from orlop.base import limits
+from orlop.base.errors import NotFound, Unavailable
+from orlop.base.ids import ContainerId
+from orlop.metadata.pods import ContainerRow, SandboxRow
+from orlop.monitor.client import Exited, MonitorClient, Oom
+from orlop.monitor.exit_record import ExitRecord, load_exit_record
+from orlop.services.containers.status import view_container
+from orlop.services.live import LivePod
+from orlop.services.node import Node
+from orlop.services.sandboxes.status import view_sandbox
+from orlop.specs.pod import EventType
+
+log = logging.getLogger(__name__)
+
+SIGKILL_EXIT = 137
+REASON_COMPLETED, REASON_ERROR, REASON_OOM, REASON_LOST = "Completed", "Error", "OOMKilled", "MonitorLost"
+
+
+def watch_monitor(node: Node, pod: LivePod) -> None:
+    """Route the monitor's unasked messages of this pod to the store."""
+
+    def on_event(event: Exited | Oom) -> None:
+        if isinstance(event, Oom):
+            log.warning("container %s: %d processes killed for memory", event.id, event.count)
+        elif event.is_exec:
+            waiter = pod.exec_exits.get(event.id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(event)
+        else:
+            take_exit(node, pod, ContainerId(event.id))
+
+    def on_lost() -> None:
+        if node.live.get(pod.id) is pod:
+            node.supervisor.spawn(f"lost {pod.id}", lose_monitor(node, pod))
+
+    pod.monitor.on_event = on_event
+    pod.monitor.on_lost = on_lost
+
+
+def take_exit(node: Node, pod: LivePod | None, container_id: ContainerId) -> None:
+    """Take a container's exit record into the store; without a record, or when it is already in, nothing changes."""
+    try:
+        row = node.pods.container(container_id)
+    except NotFound:
+        return
+    if not row.finished_at:
+        record = load_exit_record(node.state.exit_record(row.sandbox_id, row.id))
+        if record is None:
+            return
+        row = finished(row, record)
+        node.pods.put_container(row)
+        node.cpu_rates.forget(row.cgroup)
+        node.cgroups.remove_container(row.cgroup)
+        publish(node, EventType.STOPPED, row)
+    if pod is not None:
+        pod.exit_of(container_id).set()
+
+
+def finished(row: ContainerRow, record: ExitRecord) -> ContainerRow:
+    """Return the row with what its exit record says; an OOM kill has exactly the reason that kubelet looks for."""
+    completed = REASON_COMPLETED if record.exit_code == 0 else REASON_ERROR
+    return msgspec.structs.replace(
+        row,
+        started_at=row.started_at or row.created_at,
+        finished_at=record.finished_ns,
+        exit_code=record.exit_code,
+        reason=REASON_OOM if record.oom_killed else completed,
+    )
+
+
+async def end_monitor(client: MonitorClient) -> None:
+    """Kill all of a pod's processes, end its monitor, and return when it is gone."""
+    gone = asyncio.Event()
+    client.on_lost = gone.set
+    try:
+        await client.shutdown(force=True)
+        async with asyncio.timeout(limits.MONITOR_REPLY_SECONDS):
+            await gone.wait()
+    except Unavailable:
+        return  # it was gone already, or went before it could answer
+    finally:
+        client.close()
+
+
+async def lose_monitor(node: Node, pod: LivePod) -> None:
+    """Handle a monitor that ended while its pod was alive: nothing of the pod may go on unwatched."""
+    try:
+        sandbox = node.pods.sandbox(pod.id)
+    except NotFound:
+        node.live.drop(pod.id)
+        return
+    log.error("sandbox %s: its monitor (pid %d) is gone", sandbox.id, sandbox.monitor_pid)
+    close_lost(node, sandbox)
+    for row in node.pods.containers_of(sandbox.id):
+        pod.exit_of(row.id).set()
+    node.live.drop(pod.id)
+
+
+def close_lost(node: Node, sandbox: SandboxRow) -> None:
+    """Kill what a lost monitor left, and write into the rows what is known: exit records first, MonitorLost for the rest."""
+    for row in node.pods.containers_of(sandbox.id):
+        if row.finished_at or not row.created_at:
+            continue
+        take_exit(node, None, row.id)
+        row = node.pods.container(row.id)
+        if row.finished_at:
+            continue
+        node.cgroups.kill_all(row.cgroup)
+        row = msgspec.structs.replace(
+            row,
+            started_at=row.started_at or row.created_at,
+            finished_at=time.time_ns(),
+            exit_code=SIGKILL_EXIT,
+            reason=REASON_LOST,
+            message="the pod's monitor ended; the container was killed and its exit code is not known",
+        )
+        node.pods.put_container(row)
+        node.cgroups.remove_container(row.cgroup)
+        publish(node, EventType.STOPPED, row)
+    if sandbox.state.value == 0:
+        node.pods.put_sandbox(
+            msgspec.structs.replace(sandbox, stopped_at=time.time_ns(), reason="the pod's monitor ended")
+        )
+
+
+def publish(node: Node, kind: EventType, row: ContainerRow) -> None:
+    """Publish a container's event with the statuses of its pod, as evented PLEG wants them."""
+    if not node.events.wanted:
+        node.events.publish(kind, row.id, time.time_ns(), None, ())
+        return
+    try:
+        sandbox = view_sandbox(node, node.pods.sandbox(row.sandbox_id), verbose=False)
+    except NotFound:
+        return
+    containers = tuple(view_container(each, verbose=False) for each in node.pods.containers_of(row.sandbox_id))
+    node.events.publish(kind, row.id, time.time_ns(), sandbox, containers)
+
+
+def publish_sandbox(node: Node, kind: EventType, row: SandboxRow) -> None:
+    """Publish a sandbox's own event: its id stands in container_id, as containerd and CRI-O do."""
+    sandbox = view_sandbox(node, row, verbose=False)
+    containers = tuple(view_container(each, verbose=False) for each in node.pods.containers_of(row.id))
+    node.events.publish(kind, row.id, time.time_ns(), sandbox, containers)

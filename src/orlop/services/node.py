@@ -1,0 +1,41 @@
+"""The node: everything that a use case may call, constructed once by the daemon and passed as first argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orlop.base.ids import ContainerId, SandboxId
+from orlop.base.keylock import Joiner, KeyLock
+from orlop.base.paths import RootPaths, StatePaths
+from orlop.base.supervise import Supervisor
+from orlop.metadata.pods import PodStore
+from orlop.oci.cgroups.driver import CgroupDriver
+from orlop.oci.cgroups.rate import CpuRates
+from orlop.services.events import EventHub
+from orlop.services.live import LivePods
+from orlop.services.ports import PodNetwork
+from orlop.snapshots.overlay import OverlaySnapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Dependencies of the use cases. Mutable state lives in the objects, each with one owner."""
+
+    root: RootPaths
+    state: StatePaths
+    monitor_binary: Path
+    pods: PodStore
+    live: LivePods
+    events: EventHub
+    snapshots: OverlaySnapshots
+    cgroups: CgroupDriver
+    cpu_rates: CpuRates
+    network: PodNetwork
+    handlers: tuple[str, ...]
+    """Names of runtime handlers that may be asked for; "" is among them."""
+    supervisor: Supervisor
+    running_sandboxes: Joiner[SandboxId]
+    creating_containers: Joiner[ContainerId]
+    locks: KeyLock = field(default_factory=KeyLock)
+    """One lock a sandbox or container id: verbs on one object run one after the other."""

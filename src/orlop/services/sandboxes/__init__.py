@@ -1,0 +1,1 @@
+"""Use cases of pod sandboxes: run, stop, remove, status, stats."""

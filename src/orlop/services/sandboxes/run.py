@@ -1,0 +1,168 @@
+"""RunPodSandbox: from a config to a ready pod: namespaces, monitor, network, cgroup parent.
+
+    join by name -> row -> pod directory -> monitor in its namespaces -> network -> cgroup parent -> ready_at, event
+
+Each step registers its undo before it acts. A crash leaves the row without ready_at: recovery undoes the rest.
+Test: tests/kernel/services/test_sandboxes.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import msgspec
+
+from orlop.base import faults
+from orlop.base.errors import AlreadyExists, InvalidArgument
+from orlop.base.ids import SandboxId, new_sandbox_id
+from orlop.base.rollback import Rollback
+from orlop.base.stages import Stages
+from orlop.metadata.pods import SandboxRow
+from orlop.monitor.spawn import spawn_monitor
+from orlop.oci.codec import encode
+from orlop.oci.compile import compile_pod
+from orlop.services.live import LivePod
+from orlop.services.monitors import end_monitor, watch_monitor
+from orlop.services.node import Node
+from orlop.services.sandboxes.shm import make_shm
+from orlop.specs.pod import NamespaceMode, SandboxConfig
+
+ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, READY = (
+    "sandbox.run.row",
+    "sandbox.run.directory",
+    "sandbox.run.monitor",
+    "sandbox.run.namespaces",
+    "sandbox.run.network",
+    "sandbox.run.cgroup",
+    "sandbox.run.ready",
+)
+faults.declare(ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, READY)
+
+
+def sandbox_name(config: SandboxConfig) -> str:
+    """Return the name that kubelet's retries share: name, namespace, uid and attempt."""
+    metadata = config.metadata
+    return f"{metadata.name}_{metadata.namespace}_{metadata.uid}_{metadata.attempt}"
+
+
+async def run_sandbox(node: Node, config: SandboxConfig, runtime_handler: str) -> SandboxId:
+    """Make a pod and return its id; a retry under the same name meets the work that is already running.
+
+    Raises InvalidArgument (unknown handler, impossible namespaces), AlreadyExists, or whatever a step raised; then nothing
+    of the pod remains, or its row does, not ready, with the reason why an undo failed.
+    """
+    if runtime_handler not in node.handlers:
+        known = ", ".join(repr(each) for each in node.handlers)
+        raise InvalidArgument(
+            f"sandbox {config.metadata.name}: runtime_handler {runtime_handler!r} is not one of {known}"
+        )
+    _refuse_impossible(config)
+    name = sandbox_name(config)
+    if (made := node.running_sandboxes.claim(name)) is not None:
+        return made
+    return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler))
+
+
+def _refuse_impossible(config: SandboxConfig) -> None:
+    namespaces = config.security.namespaces
+    subject = f"sandbox {config.metadata.name}"
+    for field, mode in (("network", namespaces.network), ("ipc", namespaces.ipc)):
+        if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
+            raise InvalidArgument(f"{subject}: namespace_options.{field} must be POD or NODE, not {mode.name}")
+    if namespaces.pid is NamespaceMode.TARGET:
+        raise InvalidArgument(f"{subject}: namespace_options.pid TARGET is for containers, not for sandboxes")
+    if namespaces.userns is not None and namespaces.userns.mode is not NamespaceMode.NODE:
+        raise InvalidArgument(
+            f"{subject}: namespace_options.userns_options: user namespaces are not supported by this node"
+        )
+    host_network = namespaces.network is NamespaceMode.NODE
+    if host_network and any(key.startswith("net.") or key.startswith("net/") for key in config.sysctls):
+        raise InvalidArgument(f"{subject}: sysctls: net.* would change the host's network, the pod uses it")
+
+
+async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> SandboxId:
+    if (taken := node.pods.sandbox_named(name)) is not None:
+        raise AlreadyExists(f"sandbox {config.metadata.name}: name is taken by sandbox {taken.id}")
+    stages = Stages()
+    options = config.security.namespaces
+    host_network = options.network is NamespaceMode.NODE
+    row = SandboxRow(
+        id=new_sandbox_id(),
+        name=name,
+        config=config,
+        handler=handler,
+        created_at=time.time_ns(),
+        host_network=host_network,
+    )
+    async with Rollback(f"sandbox {row.id}") as undo:
+        undo.push("row", lambda: node.pods.remove_sandbox(row.id))
+        parent = node.cgroups.parent_path(config.cgroup_parent, row.id)
+        node.pods.add_sandbox(row)
+        faults.reach(ROW)
+
+        pod_dir = node.state.pod(row.id)
+        undo.push("directory", lambda: shutil.rmtree(pod_dir, ignore_errors=True))
+        os.mkdir(pod_dir, 0o700)
+        if config.log_directory:
+            os.makedirs(config.log_directory, 0o755, exist_ok=True)
+        faults.reach(DIRECTORY)
+        stages.mark("row")
+
+        undo.push("monitor", lambda: _end_monitor(node, row.id))
+        client = await spawn_monitor(row.id, pod_dir, node.monitor_binary)
+        pod = LivePod(id=row.id, monitor=client)
+        node.live.add(pod)
+        watch_monitor(node, pod)
+        row = msgspec.structs.replace(row, monitor_pid=client.pid, monitor_start=client.start_time)
+        node.pods.put_sandbox(row)
+        faults.reach(MONITOR)
+        stages.mark("monitor")
+
+        plan = compile_pod(
+            network=not host_network,
+            ipc=options.ipc is not NamespaceMode.NODE,
+            uts=not host_network,
+            shared_pid=options.pid is NamespaceMode.POD,
+            hostname="" if host_network else config.hostname,
+            sysctls=config.sysctls,
+        )
+        namespaces = await client.pod(encode(plan))
+        pod.netns_fd, pod.netlink = namespaces.netns_fd, namespaces.netlink
+        pod.init_pid = namespaces.init_pid
+        if options.ipc is not NamespaceMode.NODE:
+            pod.shm_fd = await make_shm(client)
+        faults.reach(NAMESPACES)
+        stages.mark("namespaces")
+
+        if not host_network:
+            undo.push("network", lambda: node.network.detach(row.id, None, config, netns_path(row)))
+            attached = await node.network.attach(row.id, namespaces, config, netns_path(row))
+            row = msgspec.structs.replace(row, network=attached.record, ips=attached.addresses)
+            node.pods.put_sandbox(row)
+        faults.reach(NETWORK)
+        stages.mark("network")
+
+        made = node.cgroups.prepare_sandbox(config.cgroup_parent, row.id)
+        row = msgspec.structs.replace(row, cgroup_parent=parent, cgroup_parent_made=made)
+        faults.reach(CGROUP)
+        stages.mark("cgroup")
+
+        row = msgspec.structs.replace(row, ready_at=time.time_ns(), timings=stages.milliseconds)
+        node.pods.put_sandbox(row)
+        undo.commit()
+        faults.reach(READY)
+    return row.id
+
+
+def netns_path(row: SandboxRow) -> str:
+    """Return the path that CNI plugins get; valid as long as the monitor lives."""
+    return f"/proc/{row.monitor_pid}/ns/net"
+
+
+async def _end_monitor(node: Node, sandbox_id: SandboxId) -> None:
+    pod = node.live.get(sandbox_id)
+    if pod is not None:
+        await end_monitor(pod.monitor)
+        node.live.drop(sandbox_id)
