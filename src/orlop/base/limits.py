@@ -1,6 +1,7 @@
 """Every limit on bytes, counts and times that come from outside, in one place. Each one has a test that crosses it.
 
-Sizes in bytes, times in seconds. A value is here, and nowhere else, so that an operator can read what bounds the daemon.
+Sizes in bytes, times in seconds. A value is here, and nowhere else, so that an operator can read what bounds the
+daemon.
 """
 
 from __future__ import annotations
@@ -59,3 +60,20 @@ MONITOR_MESSAGE_BYTES: Final = 64 * KIB
 MONITOR_FDS: Final = 64
 MONITOR_REPLY_SECONDS: Final = 30.0
 EXIT_RECORD_BYTES: Final = 4 * KIB
+
+# Requests to registries.
+REGISTRY_CONNECT_SECONDS: Final = 15.0
+REGISTRY_PROGRESS_SECONDS: Final = 60.0
+"""Without a byte of an answer: the request is given up, and tried again."""
+REGISTRY_ATTEMPTS: Final = 5
+"""One after the other without progress."""
+REGISTRY_RETRY_AFTER_SECONDS: Final = 30.0
+"""The longest Retry-After that is obeyed."""
+BLOB_RANGE_BYTES: Final = 16 * MIB
+BLOB_CONNECTIONS: Final = 3
+"""For one blob that is larger than two ranges."""
+LAYER_DOWNLOADS: Final = 6
+"""Layers that are downloaded at the same time by the node."""
+ERROR_BODY_BYTES: Final = 4 * KIB
+INGEST_KEEP_SECONDS: Final = 7 * 86400.0
+"""A download that nobody has continued for so long is removed at start."""
