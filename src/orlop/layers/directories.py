@@ -107,8 +107,17 @@ class LayerDirectories:
     def all_layers(self) -> list[DiffId]:
         return [DiffId(f"sha256:{entry.name}") for entry in os.scandir(self._paths.layers)]
 
-    def all_chains(self) -> list[ChainId]:
-        return [ChainId(f"sha256:{entry.name}") for entry in os.scandir(self._paths.chains)]
+    def all_chains(self) -> list[tuple[ChainId, tuple[DiffId, ...]]]:
+        """List the completing directories with the layers of their chains."""
+        return [
+            (
+                ChainId(f"sha256:{entry.name}"),
+                msgspec.json.decode(
+                    (self._paths.chains / entry.name / "chain.json").read_bytes(), type=tuple[DiffId, ...]
+                ),
+            )
+            for entry in os.scandir(self._paths.chains)
+        ]
 
     def stack(self, diff_ids: Sequence[DiffId]) -> list[Path]:
         """Return the directories of a chain, lowest first, each once.
@@ -136,6 +145,7 @@ class LayerDirectories:
             return None
         staged = self.stage()
         _copy_directories(staged / "fs", inherited)
+        (staged / "chain.json").write_bytes(msgspec.json.encode(tuple(diff_ids)))
         try:
             staged.rename(home)
         except OSError as error:

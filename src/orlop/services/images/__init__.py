@@ -1,0 +1,1 @@
+"""Use cases of images: pull, status, list, remove, fs_info, recover."""

@@ -1,0 +1,46 @@
+"""ImageStatus: an image by id, prefix of an id, tag or digest; None when it is not present.
+
+Touches memory only: CreateContainer asks on its way. Test: tests/kernel/registry/test_pull.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orlop.base.errors import InvalidArgument
+from orlop.base.ids import ImageId
+from orlop.services.images.parts import ImageParts, describe
+from orlop.services.images.record import ImageRecord
+from orlop.specs.reference import parse_reference
+
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,63})", re.ASCII)
+
+
+async def image_status(parts: ImageParts, reference: str) -> ImageRecord | None:
+    """Return the image that a reference means. Raises InvalidArgument for what is no reference, or an id prefix of
+    several images.
+    """
+    image_id = find_image(parts, reference)
+    return None if image_id is None else describe(parts, image_id)
+
+
+def find_image(parts: ImageParts, reference: str) -> ImageId | None:
+    """Return the id of the image that a reference means: a full id, then a name, then the prefix of an id."""
+    if match := _ID.fullmatch(reference):
+        image_id = ImageId(f"sha256:{match[1]}")
+        return image_id if parts.db.row(image_id) else None
+    try:
+        named = parts.db.named(parse_reference(reference).canonical)
+    except InvalidArgument:
+        if _PREFIX.fullmatch(reference) is None:
+            raise
+        named = None
+    if named is not None:
+        return named
+    if match := _PREFIX.fullmatch(reference):
+        found = [row.id for row in parts.db.rows() if row.id.startswith(f"sha256:{match[1]}")]
+        if len(found) > 1:
+            raise InvalidArgument(f"image {reference}: is the prefix of {len(found)} ids")
+        return found[0] if found else None
+    return None
