@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[T]):
+    """How the work ended. An error is a value here: it belongs to those who wait, not to the task's owner."""
+
+    value: T | None
+    error: Exception | None
 
 
 class SharedWork(Generic[T]):
     """Runs work once a key at a time for all who ask meanwhile."""
 
-    def __init__(self, spawn: Callable[[str, Coroutine[Any, Any, T]], asyncio.Task[T]]) -> None:
+    def __init__(self, spawn: Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]) -> None:
         self._spawn = spawn
-        self._running: dict[str, tuple[asyncio.Task[T], int]] = {}
+        self._running: dict[str, tuple[asyncio.Task[_Outcome[T]], int]] = {}
 
     def is_running(self, key: str) -> bool:
         return key in self._running
@@ -31,11 +40,11 @@ class SharedWork(Generic[T]):
             await asyncio.wait([task])
             task, waiters = self._running.get(key, (None, 0))
         if task is None:
-            task = self._spawn(key, work())
+            task = self._spawn(key, _ended(work()))
             task.add_done_callback(lambda done: self._forget(key, done))
         self._running[key] = (task, waiters + 1)
         try:
-            return await asyncio.shield(task)
+            outcome = await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():
                 current, waiters = self._running[key]
@@ -44,9 +53,17 @@ class SharedWork(Generic[T]):
                     task.cancel()
                     await asyncio.wait([task])
             raise
+        if outcome.error is not None:
+            raise outcome.error
+        return cast(T, outcome.value)
 
-    def _forget(self, key: str, task: asyncio.Task[T]) -> None:
+    def _forget(self, key: str, task: asyncio.Task[_Outcome[T]]) -> None:
         if self._running.get(key, (None, 0))[0] is task:
             del self._running[key]
-        if not task.cancelled():
-            task.exception()  # a waiter has it, or all have left
+
+
+async def _ended(work: Coroutine[Any, Any, T]) -> _Outcome[T]:
+    try:
+        return _Outcome(await work, None)
+    except Exception as error:  # noqa: BLE001 - handed on to every waiter
+        return _Outcome(None, error)

@@ -167,7 +167,7 @@ def _inherited(layers: Sequence[tuple[Path, set[str]]]) -> dict[str, Path]:
         if donor is None:
             continue
         top = next((fs for fs, _ in reversed(layers) if _kind(fs, name) == "directory"), None)
-        if donor == top:
+        if top is None or donor == top or _attributes(donor, name) == _attributes(top, name):
             continue
         result[name] = donor
         # Parents are shown by the new top layer too, so each needs its own donor.
@@ -177,6 +177,17 @@ def _inherited(layers: Sequence[tuple[Path, set[str]]]) -> dict[str, Path]:
             if parent not in result and (parent_donor := _donor(layers, parent)) is not None:
                 result[parent] = parent_donor
     return result
+
+
+def _attributes(fs: Path, name: str) -> tuple[int, int, int, tuple[tuple[str, bytes], ...]]:
+    """Return what a directory must inherit: mode, owner, xattrs. Its times are those of its last change in any case."""
+    fd = _open_directory(fs, name)
+    try:
+        st = os.fstat(fd)
+        xattrs = tuple((x, os.getxattr(fd, x)) for x in sorted(os.listxattr(fd)) if not x.startswith("trusted."))
+        return stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, xattrs
+    finally:
+        os.close(fd)
 
 
 def _donor(layers: Sequence[tuple[Path, set[str]]], name: str) -> Path | None:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -91,7 +92,6 @@ class Transport:
                 headers={"User-Agent": self._user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=1 << 20,
-                trust_env=True,
             )
         return self._session
 
@@ -220,6 +220,7 @@ class HostClient:
                 headers=headers,
                 data=form,
                 allow_redirects=False,
+                proxy=_proxy_for(url),
                 ssl=self._transport.tls(self.host) if own else True,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=timeouts.progress),
             )
@@ -337,6 +338,15 @@ class HostClient:
         if status == 403:
             raise PermissionDenied(f"{subject}: {where} forbids the pull")
         raise Unavailable(f"{subject}: {where} answers {status}")
+
+
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL; never one for this machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or proxy_bypass(host):
+        return None
+    return getproxies_environment().get(parts.scheme)
 
 
 def _own_authorities(registry: str) -> frozenset[str]:
