@@ -6,7 +6,7 @@ have one callable an RPC, made from the service descriptors, named as in the .pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -30,11 +30,15 @@ ERRORS_BY_CODE = {cls.code: cls for cls in errors.OrlopError.__subclasses__()}
 
 
 class Stub:
-    """One attribute an RPC of a service; calling it with a request gives the response (or an iterator of responses)."""
+    """One attribute an RPC of a service; calling it with a request gives the response (or an iterator of responses).
 
-    def __init__(self, channel: grpc.Channel, service: ServiceDescriptor) -> None:
+    With an ``address``, failures come as errors of base.errors; without, as grpc made them (and the channel may be grpc.aio's).
+    """
+
+    def __init__(self, channel: Any, service: ServiceDescriptor, address: str = "") -> None:
         self._channel = channel
         self._service = service
+        self._address = address
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = self._service.methods_by_name.get(name)
@@ -46,14 +50,35 @@ class Stub:
             (True, False): self._channel.stream_unary,
             (True, True): self._channel.stream_stream,
         }
-        make = makers[(method.client_streaming, method.server_streaming)]
-        call: Callable[..., Any] = make(
+        call: Callable[..., Any] = makers[(method.client_streaming, method.server_streaming)](
             f"/{self._service.full_name}/{name}",
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
+        if self._address:
+            call = _worded_stream(call, self._address) if method.server_streaming else _worded(call, self._address)
         self.__dict__[name] = call
         return call
+
+
+def _worded(call: Callable[..., Any], address: str) -> Callable[..., Any]:
+    def worded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except grpc.RpcError as error:
+            raise in_words(error, address) from error
+
+    return worded
+
+
+def _worded_stream(call: Callable[..., Any], address: str) -> Callable[..., Any]:
+    def worded(*arguments: Any, **options: Any) -> Iterator[Any]:
+        try:
+            yield from call(*arguments, **options)
+        except grpc.RpcError as error:
+            raise in_words(error, address) from error
+
+    return worded
 
 
 class Client:
@@ -62,9 +87,10 @@ class Client:
     def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
         self.address = address if "://" in address else f"unix://{address}"
         self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        self.runtime = Stub(self._channel, api_pb2.DESCRIPTOR.services_by_name["RuntimeService"])
-        self.images = Stub(self._channel, api_pb2.DESCRIPTOR.services_by_name["ImageService"])
-        self.node = Stub(self._channel, orlop_pb2.DESCRIPTOR.services_by_name["Node"])
+        services = api_pb2.DESCRIPTOR.services_by_name
+        self.runtime = Stub(self._channel, services["RuntimeService"], self.address)
+        self.images = Stub(self._channel, services["ImageService"], self.address)
+        self.node = Stub(self._channel, orlop_pb2.DESCRIPTOR.services_by_name["Node"], self.address)
 
     def __enter__(self) -> Client:
         return self
@@ -73,8 +99,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._channel.close()
-        if isinstance(error, grpc.RpcError):
-            raise in_words(error, self.address) from error
 
 
 def in_words(error: grpc.RpcError, address: str) -> errors.OrlopError:
@@ -83,6 +107,6 @@ def in_words(error: grpc.RpcError, address: str) -> errors.OrlopError:
     details: str = error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or "no such file" in details.lower()):
         return errors.Unavailable(
-            f"no orlopd answers at {address}: {details}; is it running, and may you use its socket?"
+            f"no orlopd answers at {address}: is it running, and may you use its socket? ({details})"
         )
     return ERRORS_BY_CODE.get(code.name, errors.Internal)(details or code.name.lower())
