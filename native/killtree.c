@@ -73,6 +73,11 @@ int kill_tree(int cgroup_dir, int v2) {
     return outcome;
 }
 
+void thaw_tree(int cgroup_dir, int v2) {
+    if (!v2)
+        write_file(cgroup_dir, "freezer.state", "THAWED");
+}
+
 uint64_t oom_kill_count(int memory_dir, int v2) {
     char text[1024];
     if (memory_dir < 0 || read_file(memory_dir, v2 ? "memory.events" : "memory.oom_control", text, sizeof text) <= 0)

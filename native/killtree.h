@@ -8,6 +8,8 @@
 int kill_tree(int cgroup_dir, int v2);
 /* Sends a signal to each process of the cgroup once; no promise about forks. */
 int signal_tree(int cgroup_dir, int signal);
+/* v1: what is frozen goes on, so that a SIGKILL takes effect. v2 needs no help. */
+void thaw_tree(int cgroup_dir, int v2);
 /* How often the kernel has killed a process of the cgroup for memory: oom_kill of memory.events (v2) or memory.oom_control (v1); 0 when unreadable. */
 uint64_t oom_kill_count(int memory_dir, int v2);
 

@@ -1,0 +1,75 @@
+/* stdio.c: a container's pipes or pty: output to log and clients as it comes, stdin from clients. Output is always read, whoever listens. */
+#include "monitor.h"
+
+#include <sys/epoll.h>
+
+#define READ_BYTES 16384
+
+static int pipe_for(int *ours, int *theirs, int we_read) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC))
+        return -1;
+    *ours = ends[!we_read], *theirs = ends[we_read];
+    return fcntl(*ours, F_SETFL, O_NONBLOCK);
+}
+
+/* The container's ends go to theirs, -1 for what it has not; they are the caller's to close, also after -1. A terminal comes later, from op terminal. */
+int make_pipes(struct container *k, uint32_t flags, int theirs[3]) {
+    int ours[3] = {-1, -1, -1}, failed = 0;
+    if (flags & CREATE_TTY)
+        return 0;
+    failed |= pipe_for(&ours[1], &theirs[1], 1) | pipe_for(&ours[2], &theirs[2], 1);
+    if (flags & CREATE_STDIN)
+        failed |= pipe_for(&ours[0], &theirs[0], 0);
+    watch(&k->out, SOURCE_STDOUT, ours[1], k, EPOLLIN);
+    watch(&k->err, SOURCE_STDERR, ours[2], k, EPOLLIN);
+    watch(&k->in, SOURCE_STDIN, ours[0], k, 0);
+    return failed;
+}
+
+void adopt_terminal(struct container *k) {
+    fcntl(k->launch.terminal_master, F_SETFL, O_NONBLOCK);
+    watch(&k->out, SOURCE_STDOUT, fcntl(k->launch.terminal_master, F_DUPFD_CLOEXEC, FD_DAEMON + 1), k, EPOLLIN);
+}
+
+/* Reads what is there, at most `rounds` times; closes the stream at its end. */
+void pump_output(struct container *k, struct source *source, int stream, int rounds) {
+    while (source->fd >= 0 && rounds--) {
+        ssize_t n = read(source->fd, chunk, READ_BYTES);
+        if (n > 0) {
+            crilog_write(&k->log, stream, chunk, (size_t)n);
+            fan_out(k, stream, chunk, (size_t)n);
+        } else if (n < 0 && errno == EINTR) {
+            continue;
+        } else if (n < 0 && errno == EAGAIN) {
+            return;
+        } else { /* end of file; EIO: the last slave of a pty was closed */
+            unwatch(source);
+            crilog_flush(&k->log, stream);
+        }
+    }
+}
+
+int input_fd(const struct container *k) { return k->tty ? k->out.fd : k->in.fd; }
+
+/* A terminal has no end of input of its own: its stdin stays open as long as it does. */
+void close_input(struct container *k) {
+    unwatch(&k->in);
+    input_writable(k); /* what waits can go nowhere: its clients are read again */
+}
+
+void input_writable(struct container *k) {
+    if (k->tty)
+        rewatch(&k->out, EPOLLIN);
+    else
+        rewatch(&k->in, 0);
+    for (struct attach *a = k->attached; a; a = a->next)
+        if (a->waiting)
+            push_input(a);
+}
+
+void close_stdio(struct container *k) {
+    unwatch(&k->out), unwatch(&k->err), unwatch(&k->in);
+    while (k->attached)
+        drop_attach(k->attached);
+}
