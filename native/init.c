@@ -321,8 +321,13 @@ static int clone_child(struct launch *launch, const struct plan *plan, const str
             }
             if (self < 0 && (self = sys_pidfd_open(getpid())) < 0)
                 return fail_at(error, &op, NULL, "own PID namespace");
-            if (syscall(SYS_setns, ns, CLONE_NEWPID))
-                return fail_at(error, &op, NULL, "setns");
+            if (syscall(SYS_setns, ns, CLONE_NEWPID)) {
+                if (errno == ESRCH && op.kind->code == OP_JOIN_PID_OF) {
+                    errno = ENOENT;
+                    return fail_at(error, &op, NULL, "container %s is not running", op.f[0].s);
+                }
+                return fail_at(error, &op, NULL, "PID namespace");
+            }
         }
     }
     *pid = sys_clone3(&args);

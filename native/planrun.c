@@ -1,11 +1,11 @@
 /*
  * planrun.c: test driver, not shipped. Runs plans as the monitor would and reports one line an event.
  *
- *   planrun [--pod POD_PLAN] [--report FD] [--stdio] [--hold] [--repeat N] PLAN [FD...] [-- EXEC_PLAN [FD...]]
+ *   planrun [--pod POD_PLAN] [--report FD] [--stdio] [--hold] [--after-end] [--repeat N] PLAN [FD...] [-- EXEC_PLAN [FD...]]
  *
  * FD: @N an inherited one, r:PATH, w:PATH or p:PATH (O_PATH) opened here, overlay:LOWER:UPPER:WORK a detached overlay made here.
  * --stdio hands our 0, 1, 2 to op stdio; --hold waits at the gate for a line on fd 0; --repeat launches N times and reports the microseconds of each.
- * The container has the id "c" for the exec plan, which is launched once it runs. The exit code is 0 if every launch ran.
+ * The container has the id "c" for the exec plan, which is launched once it runs, or with --after-end when it has ended but is not reaped. The exit code is 0 if every launch ran.
  */
 #include "launch.h"
 #include "plan.h"
@@ -214,7 +214,7 @@ static int bench(struct file *f, const struct launch_context *context, int n) {
 int main(int argc, char **argv) {
     struct launch_context context = {.pod_pidns = -1, .container_pidfd = pidfd_of, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
     const char *pod = NULL;
-    int hold = 0, repeat = 0, i = 1;
+    int hold = 0, after_end = 0, repeat = 0, i = 1;
     pid_t init_pid = 0;
     report = stderr;
     signal(SIGPIPE, SIG_IGN); /* as the monitor does: the children must not inherit it */
@@ -228,6 +228,8 @@ int main(int argc, char **argv) {
             context.stdin_fd = 0, context.stdout_fd = 1, context.stderr_fd = 2;
         else if (!strcmp(argv[i], "--hold"))
             hold = 1;
+        else if (!strcmp(argv[i], "--after-end"))
+            after_end = 1;
         else if (!strcmp(argv[i], "--repeat"))
             repeat = atoi(argv[++i]);
         else
@@ -258,6 +260,9 @@ int main(int argc, char **argv) {
     close_fds(&main_file);
     if (!failed && split < argc) {
         running_pidfd = launch.pidfd;
+        struct pollfd end = {launch.pidfd, POLLIN, 0};
+        if (after_end && poll(&end, 1, 20000) != 1)
+            die("the container does not end");
         load(&exec_file, argv[split + 1], argv + split + 2, (uint32_t)(argc - split - 2));
         open_fds(&exec_file);
         failed = start("exec_", &exec_launch, &exec_file, &context, 0);
