@@ -105,8 +105,8 @@ def in_words(error: grpc.RpcError, address: str) -> errors.OrlopError:
     """Return the error of base.errors that the daemon raised, or one that says that no daemon answers."""
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or "no such file" in details.lower()):
-        return errors.Unavailable(
-            f"no orlopd answers at {address}: is it running, and may you use its socket? ({details})"
-        )
+    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+        # What gRPC says is long and repeats itself; only the reason at its end is news.
+        reason = "you may not use its socket" if "denied" in details else "is it running?"
+        return errors.Unavailable(f"no orlopd answers at {address}: {reason}")
     return ERRORS_BY_CODE.get(code.name, errors.Internal)(details or code.name.lower())
