@@ -1,0 +1,159 @@
+"""CreateContainer: from an image and a config to an init that waits at its gate.
+
+    sandbox ready? -> join by name -> image -> row -> snapshot (rootfs fd) -> user -> OCI spec (pure) -> cgroup with its limits ->
+    plan (pure) -> log -> monitor parks init at the gate -> created_at, event
+
+A crash leaves the row without created_at: recovery discards it. Test: tests/kernel/services/test_containers.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+
+from orlop.base import faults
+from orlop.base.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.base.ids import ContainerId, new_container_id
+from orlop.base.rollback import Rollback
+from orlop.base.stages import Stages
+from orlop.metadata.pods import ContainerRow, SandboxRow
+from orlop.services.containers.launch import Launch, plan_container
+from orlop.services.containers.log import open_log, resolve_log_path
+from orlop.services.images.record import ImageRecord
+from orlop.services.images.status import image_status
+from orlop.services.monitors import publish
+from orlop.services.node import Node
+from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
+
+ROW, SNAPSHOT, CGROUP, LAUNCH, CREATED = (
+    "container.create.row",
+    "container.create.snapshot",
+    "container.create.cgroup",
+    "container.create.launch",
+    "container.create.created",
+)
+faults.declare(ROW, SNAPSHOT, CGROUP, LAUNCH, CREATED)
+
+
+def container_name(sandbox: SandboxRow, config: ContainerConfig) -> str:
+    """Return the name that kubelet's retries share: name and attempt within the sandbox."""
+    return f"{config.metadata.name}_{config.metadata.attempt}_{sandbox.id}"
+
+
+async def create_container(
+    node: Node, sandbox_id: str, config: ContainerConfig, sandbox_config: SandboxConfig | None
+) -> ContainerId:
+    """Create a container in a ready sandbox and return its id; a retry under the same name meets the work that runs.
+
+    Raises NotFound (sandbox, image), FailedPrecondition (sandbox not ready), InvalidArgument (config), AlreadyExists, Internal (a kernel
+    step failed: which, on what path, why). On failure nothing of the container remains.
+    """
+    sandbox = node.pods.sandbox(sandbox_id)
+    if not sandbox.ready_at or sandbox.stopped_at:
+        raise FailedPrecondition(f"container {config.metadata.name}: sandbox {sandbox.id} is not ready")
+    name = container_name(sandbox, config)
+    if (made := node.creating_containers.claim(name)) is not None:
+        return made
+    return await node.creating_containers.run(name, lambda: _create(node, name, sandbox, config))
+
+
+async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerConfig) -> ContainerId:
+    subject = f"container {config.metadata.name}"
+    if (taken := node.pods.container_named(name)) is not None:
+        raise AlreadyExists(f"{subject}: name is taken by container {taken.id}")
+    stages = Stages()
+    pod = node.live.need(sandbox.id)
+    image = await image_status(node.images, config.image.image)
+    if image is None:
+        raise NotFound(f"{subject}: image {config.image.image!r} is not present")
+    log_path = resolve_log_path(sandbox.config.log_directory, config.log_path, subject)
+    _refuse_target_outside(node, sandbox, config, subject)
+    row = ContainerRow(
+        id=new_container_id(),
+        name=name,
+        sandbox_id=sandbox.id,
+        config=config,
+        reserved_at=time.time_ns(),
+        image_id=image.id,
+        layers=tuple(image.diff_ids),
+        log_path=log_path,
+        resources=config.resources,
+    )
+    async with Rollback(f"container {row.id}") as undo:
+        undo.push("row", lambda: node.pods.remove_container(row.id))
+        node.pods.add_container(row)
+        faults.reach(ROW)
+        stages.mark("row")
+
+        undo.push("snapshot", lambda: node.snapshots.remove(row.id))
+        rootfs = node.snapshots.prepare(row.id, image.layer_paths)
+        fds = [rootfs]
+        try:
+            faults.reach(SNAPSHOT)
+            stages.mark("snapshot")
+
+            launch: Launch = await plan_container(node, pod, sandbox, row, image, rootfs, fds)
+            undo.push("cgroup", lambda: node.cgroups.remove_container(launch.cgroup.path))
+            faults.reach(CGROUP)
+            stages.mark("plan")
+
+            log_fd = open_log(log_path, subject)
+            if log_fd >= 0:
+                fds.append(log_fd)
+            undo.push("launch", lambda: pod.monitor.remove(row.id))
+            created = await pod.monitor.create(
+                row.id,
+                launch.plan,
+                launch.fds,
+                tty=config.tty,
+                stdin=config.stdin,
+                stdin_once=config.stdin_once,
+                log_fd=log_fd,
+                cgroup_fd=launch.cgroup.kill_fd,
+                oom_fd=launch.cgroup.oom_fd,
+                v2=launch.cgroup.version == 2,
+                kill_by_cgroup=launch.kill_by_cgroup,
+                log_line_max=0,
+            )
+            faults.reach(LAUNCH)
+            stages.mark("launch")
+        finally:
+            for fd in fds:
+                os.close(fd)
+        launch.cgroup.close()
+        os.close(created.pidfd)
+        row = msgspec.structs.replace(
+            row,
+            created_at=time.time_ns(),
+            pid=created.pid,
+            start_time=created.start_time,
+            cgroup=launch.cgroup.path,
+            user=launch.user,
+            stop_signal=launch.stop_signal,
+            spec=msgspec.Raw(launch.spec_json),
+            layers=tuple(dict.fromkeys((*image.diff_ids, *launch.mounted_layers))),
+            mount_digests=launch.mount_digests,
+            timings=stages.milliseconds,
+        )
+        node.pods.put_container(row)
+        undo.commit()
+    publish(node, EventType.CREATED, row)
+    faults.reach(CREATED)
+    return row.id
+
+
+def _refuse_target_outside(node: Node, sandbox: SandboxRow, config: ContainerConfig, subject: str) -> None:
+    """A TARGET PID namespace must be that of a running container of the same pod."""
+    options = config.security.namespaces
+    if options.pid is not NamespaceMode.TARGET:
+        return
+    target = node.pods.container(options.target_id)
+    if target.sandbox_id != sandbox.id:
+        raise InvalidArgument(f"{subject}: namespace_options.target_id {options.target_id} is not in sandbox {sandbox.id}")
+    if not target.started_at or target.finished_at:
+        raise FailedPrecondition(f"{subject}: namespace_options.target_id {options.target_id} does not run")
+
+
+__all__ = ["ImageRecord", "create_container"]

@@ -1,0 +1,177 @@
+"""From a container's config to what its monitor is given: user, runtime spec, cgroup, plan and the fds that travel with it.
+
+    image and rootfs -> user -> devices, seccomp -> runtime spec (pure) -> cgroup with its limits -> plan (pure) -> bytes and fds
+
+Owns the order and the fds until the monitor has them; decides nothing that spec.py or compile.py decide. Test: tests/kernel/services/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from orlop.base.errors import Internal, Unimplemented
+from orlop.kernel.openat2 import open_in_root
+from orlop.metadata.pods import ContainerRow, SandboxRow
+from orlop.oci.cgroups.handles import ContainerCgroup, ExecCgroup
+from orlop.oci.codec import encode
+from orlop.oci.compile import CgroupBind, Facts, compile_container, compile_exec
+from orlop.oci.ops import Fd, Plan
+from orlop.security.profiles import compile_profile, profile_of
+from orlop.services.containers.devices import device_nodes
+from orlop.services.containers.spec import (
+    SHM_FD,
+    BuiltSpec,
+    ImageDefaults,
+    PodFiles,
+    build_exec_process,
+    build_spec,
+    choose_seccomp,
+)
+from orlop.services.containers.user import ResolvedUser, resolve_user
+from orlop.services.images.record import ImageRecord
+from orlop.services.live import LivePod
+from orlop.services.node import Node
+from orlop.services.sandboxes.shm import clone_shm
+from orlop.specs.pod import ContainerUser, NamespaceMode
+from orlop.specs.runtime import RuntimeSpec
+
+ROOTFS = Fd("rootfs")
+CGROUP_CLONE = Fd("cgroup.clone")
+HOST_NAMESPACES = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid", "cgroup": "cgroup"}
+_spec_decoder = msgspec.json.Decoder(RuntimeSpec)
+_spec_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """All that the monitor's ``create`` takes, and what the row keeps."""
+
+    plan: bytes
+    fds: tuple[int, ...]
+    cgroup: ContainerCgroup
+    kill_by_cgroup: bool
+    """The container has no PID namespace of its own: ending init does not end the others."""
+    user: ContainerUser
+    stop_signal: int
+    spec_json: bytes
+
+
+def image_defaults(image: ImageRecord) -> ImageDefaults:
+    """Return what of an image's config a container starts from."""
+    config = image.config
+    return ImageDefaults(
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        env=config.env,
+        user=config.user,
+        working_dir=config.working_dir,
+        volumes=config.volumes,
+        stop_signal=config.stop_signal,
+        labels=config.labels,
+    )
+
+
+def plan_container(
+    node: Node, pod: LivePod, sandbox: SandboxRow, row: ContainerRow, image: ImageRecord, rootfs: int, fds: list[int]
+) -> Launch:
+    """Prepare a container's launch; every fd that is opened is appended to ``fds``, which the caller closes, except the cgroup's.
+
+    The cgroup exists when this returns: its undo is the caller's. Raises InvalidArgument, FailedPrecondition, Unimplemented, Internal.
+    """
+    config = row.config
+    for mount in config.mounts:
+        if mount.image is not None:
+            raise Unimplemented(f"container {config.metadata.name}: mounts: {mount.container_path}: image volumes are not built")
+    root_directory = open_in_root(rootfs, "/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        user = resolve_user(root_directory, config.security, image.config.user)
+    finally:
+        os.close(root_directory)
+    profile = choose_seccomp(config.security, node.host)
+    parent = sandbox.cgroup_parent
+    built = build_spec(
+        config,
+        sandbox.config,
+        image_defaults(image),
+        user=user,
+        host=node.host,
+        files=pod_files(node, sandbox),
+        sandbox_id=sandbox.id,
+        cgroups_path=f"{parent}/{row.id}",
+        monitor_pid=sandbox.monitor_pid,
+        init_pid=pod.init_pid,
+        target_pid=_target_pid(node, row),
+        devices=device_nodes(config.devices),
+        profile=profile,
+    )
+    for directory in built.host_directories:
+        os.makedirs(directory, 0o755, exist_ok=True)
+    resources = built.spec.linux.resources if built.spec.linux is not None else None
+    if resources is None:
+        raise Internal(f"container {row.id}: its runtime spec has no resources")
+    cgroup = node.cgroups.create_container(parent, row.id, resources, resources.devices)
+    try:
+        filter_bytes, filter_flags = b"", 0
+        if profile is not None:
+            compiled = compile_profile(profile)
+            filter_bytes, filter_flags = compiled.bpf, compiled.flags
+        facts = msgspec.structs.replace(
+            built.facts(row.id),
+            seccomp_filter=filter_bytes,
+            seccomp_flags=filter_flags,
+            clamp_limits=node.clamp_limits,
+            **_cgroup_facts(node, cgroup, f"{parent}/{row.id}"),
+        )
+        plan = compile_container(built.spec, facts)
+        available = _open_fds(pod, built, rootfs, cgroup, plan, fds)
+        return Launch(
+            plan=encode(plan),
+            fds=tuple(available[label] for label in plan.fds),
+            cgroup=cgroup,
+            kill_by_cgroup=config.security.namespaces.pid is not NamespaceMode.CONTAINER,
+            user=_reported(user),
+            stop_signal=built.stop_signal,
+            spec_json=_spec_encoder.encode(built.spec),
+        )
+    except BaseException:
+        cgroup.close()
+        node.cgroups.remove_container(cgroup.path)
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecLaunch:
+    plan: bytes
+    fds: tuple[int, ...]
+
+
+def plan_exec(node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool = False) -> ExecLaunch:
+    """Prepare one more process in a running container; the fds are the cgroup's."""
+    spec = _spec_decoder.decode(row.spec)
+    if spec.linux is None:
+        raise Internal(f"container {row.id}: its stored runtime spec has no linux object")
+    options = row.config.security.namespaces
+    sandbox = node.pods.sandbox(row.sandbox_id)
+    filter_bytes, filter_flags = b"", 0
+    if spec.linux.seccomp is not None:
+        compiled = compile_profile(profile_of(spec.linux.seccomp))
+        filter_bytes, filter_flags = compiled.bpf, compiled.flags
+    facts = Facts(
+        container_id=row.id,
+        namespaces=exec_namespaces(sandbox, options.pid, row),
+        monitor_namespaces=monitor_namespaces(sandbox),
+        cgroup_v2=cgroup.version == 2,
+        cgroup_clone=CGROUP_CLONE if cgroup.clone_fd >= 0 else None,
+        cgroup_tasks=() if cgroup.version == 2 else tuple(Fd(f"cgroup.tasks.{n}") for n in range(len(cgroup.join_fds))),
+        seccomp_filter=filter_bytes,
+        seccomp_flags=filter_flags,
+        clamp_limits=node.clamp_limits,
+        gate=False,
+    )
+    plan = compile_exec(build_exec_process(spec, command, tty=tty), spec, facts)
+    available = _cgroup_fds(cgroup)
+    return ExecLaunch(plan=encode(plan), fds=tuple(available[label] for label in plan.fds))

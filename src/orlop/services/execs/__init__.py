@@ -1,0 +1,1 @@
+"""Use cases of processes that join a running container."""

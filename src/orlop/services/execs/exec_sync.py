@@ -1,0 +1,124 @@
+"""ExecSync: run a command in a container, collect its output, within a time. Test: tests/kernel/services/test_execs.py.
+
+    running? -> sub-cgroup -> join plan (pure) -> monitor runs it with our pipes -> read to the cap -> exit status
+
+The command has a cgroup of its own: at the deadline everything in it is killed, children that left the session too. Output beyond
+limits.EXEC_SYNC_OUTPUT_BYTES a stream is read and dropped, without an error (CVE-2022-1708, CVE-2022-31030).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass
+
+from orlop.base import limits
+from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument
+from orlop.base.ids import new_exec_id
+from orlop.services.containers.launch import plan_exec
+from orlop.services.node import Node
+from orlop.specs.pod import ContainerState
+
+READ_BYTES = 64 * limits.KIB
+DRAIN_SECONDS = 0.05
+"""How long output that is already written may take to be read after the command has ended, when a child keeps the pipe open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+class _Collector:
+    """Reads one pipe without blocking up to the cap; ``ended`` is set at end of file."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.data = bytearray()
+        self.ended = asyncio.Event()
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self.read)
+
+    def read(self) -> None:
+        try:
+            chunk = os.read(self.fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self.close()
+            return
+        room = limits.EXEC_SYNC_OUTPUT_BYTES - len(self.data)
+        if room > 0:
+            self.data += chunk[:room]
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            asyncio.get_running_loop().remove_reader(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+            self.ended.set()
+
+
+async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
+    """Run a command; timeout 0 means no limit.
+
+    Raises NotFound, InvalidArgument (empty command), FailedPrecondition (not running), DeadlineExceeded (all of it was killed),
+    Internal (could not be executed: the message says which step failed).
+    """
+    row = node.pods.container(container_id)
+    if not command:
+        raise InvalidArgument(f"container {row.id}: exec: cmd is empty")
+    if row.state is not ContainerState.RUNNING:
+        raise FailedPrecondition(f"container {row.id}: exec: it is {row.state.name.lower()}, not running")
+    pod = node.live.need(row.sandbox_id)
+    exec_id = new_exec_id()
+    cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
+    ended = asyncio.get_running_loop().create_future()
+    pod.exec_exits[exec_id] = ended
+    collectors: list[_Collector] = []
+    try:
+        launch = plan_exec(node, row, cgroup, command)
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        collectors.append(_Collector(out_read))
+        err_read, err_write = os.pipe2(os.O_CLOEXEC)
+        collectors.append(_Collector(err_read))
+        try:
+            await pod.monitor.exec(
+                exec_id,
+                row.id,
+                launch.plan,
+                launch.fds,
+                stdin=-1,
+                stdout=out_write,
+                stderr=err_write,
+                cgroup_fd=cgroup.kill_fd,
+                v2=cgroup.version == 2,
+                timeout_ms=int(timeout_seconds * 1000),
+                kill_on_disconnect=True,
+            )
+        finally:
+            os.close(out_write)
+            os.close(err_write)
+        exited = await ended
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                for collector in collectors:
+                    await collector.ended.wait()
+        if exited.timed_out:
+            shown = " ".join(command)[:200]
+            raise DeadlineExceeded(f"container {row.id}: exec {shown!r}: still ran after {timeout_seconds:g}s and was killed")
+        code = 128 + exited.signal if exited.signal else exited.exit_code
+        return ExecResult(stdout=bytes(collectors[0].data), stderr=bytes(collectors[1].data), exit_code=code)
+    except asyncio.CancelledError:
+        if ended.cancelled():
+            raise Internal(f"container {row.id}: exec: the pod's monitor ended") from None
+        raise
+    finally:
+        pod.exec_exits.pop(exec_id, None)
+        for collector in collectors:
+            collector.close()
+        cgroup.close()
+        node.cgroups.remove_exec(row.cgroup, exec_id)
