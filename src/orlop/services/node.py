@@ -12,7 +12,9 @@ from orlop.base.supervise import Supervisor
 from orlop.metadata.pods import PodStore
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
+from orlop.services.containers.spec import Host
 from orlop.services.events import EventHub
+from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
 from orlop.services.ports import PodNetwork
 from orlop.snapshots.overlay import OverlaySnapshots
@@ -32,6 +34,13 @@ class Node:
     cgroups: CgroupDriver
     cpu_rates: CpuRates
     network: PodNetwork
+    images: ImageParts
+    host: Host
+    """What this node is and can, for the runtime specs."""
+    cgroup_mounts: tuple[tuple[str, str], ...]
+    """cgroup v1: (name, mount point) of each hierarchy that a container may see; empty on v2."""
+    clamp_limits: bool
+    """Nobody here may raise limits (no CAP_SYS_RESOURCE): take what is allowed instead of failing."""
     handlers: tuple[str, ...]
     """Names of runtime handlers that may be asked for; "" is among them."""
     supervisor: Supervisor

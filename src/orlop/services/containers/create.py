@@ -8,6 +8,7 @@ A crash leaves the row without created_at: recovery discards it. Test: tests/ker
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -19,10 +20,11 @@ from orlop.base.ids import ContainerId, new_container_id
 from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
 from orlop.metadata.pods import ContainerRow, SandboxRow
+from orlop.monitor.client import MonitorError
 from orlop.services.containers.launch import Launch, plan_container
 from orlop.services.containers.log import open_log, resolve_log_path
-from orlop.services.images.record import ImageRecord
 from orlop.services.images.status import image_status
+from orlop.services.live import LivePod
 from orlop.services.monitors import publish
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
@@ -94,15 +96,17 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             faults.reach(SNAPSHOT)
             stages.mark("snapshot")
 
-            launch: Launch = await plan_container(node, pod, sandbox, row, image, rootfs, fds)
-            undo.push("cgroup", lambda: node.cgroups.remove_container(launch.cgroup.path))
+            launch: Launch = plan_container(node, pod, sandbox, row, image, rootfs, fds)
+            cgroup = launch.cgroup
+            undo.push("cgroup", lambda: discard_cgroup(node, cgroup.path))
+            fds += sorted({*cgroup.join_fds, cgroup.clone_fd, cgroup.kill_fd, cgroup.oom_fd} - {-1})
             faults.reach(CGROUP)
             stages.mark("plan")
 
             log_fd = open_log(log_path, subject)
             if log_fd >= 0:
                 fds.append(log_fd)
-            undo.push("launch", lambda: pod.monitor.remove(row.id))
+            undo.push("launch", lambda: _forget(pod, row.id))
             created = await pod.monitor.create(
                 row.id,
                 launch.plan,
@@ -111,30 +115,27 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
                 stdin=config.stdin,
                 stdin_once=config.stdin_once,
                 log_fd=log_fd,
-                cgroup_fd=launch.cgroup.kill_fd,
-                oom_fd=launch.cgroup.oom_fd,
-                v2=launch.cgroup.version == 2,
+                cgroup_fd=cgroup.kill_fd,
+                oom_fd=cgroup.oom_fd,
+                v2=cgroup.version == 2,
                 kill_by_cgroup=launch.kill_by_cgroup,
                 log_line_max=0,
             )
             faults.reach(LAUNCH)
             stages.mark("launch")
+            os.close(created.pidfd)
         finally:
             for fd in fds:
                 os.close(fd)
-        launch.cgroup.close()
-        os.close(created.pidfd)
         row = msgspec.structs.replace(
             row,
             created_at=time.time_ns(),
             pid=created.pid,
             start_time=created.start_time,
-            cgroup=launch.cgroup.path,
+            cgroup=cgroup.path,
             user=launch.user,
             stop_signal=launch.stop_signal,
             spec=msgspec.Raw(launch.spec_json),
-            layers=tuple(dict.fromkeys((*image.diff_ids, *launch.mounted_layers))),
-            mount_digests=launch.mount_digests,
             timings=stages.milliseconds,
         )
         node.pods.put_container(row)
@@ -144,6 +145,21 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
     return row.id
 
 
+def discard_cgroup(node: Node, path: str) -> None:
+    """Remove a cgroup, with whatever process a failed launch may have left in it."""
+    node.cgroups.kill_all(path)
+    node.cgroups.remove_container(path)
+
+
+async def _forget(pod: LivePod, container_id: ContainerId) -> None:
+    """Let the monitor forget a container; it may not know it, because its launch failed there."""
+    try:
+        await pod.monitor.remove(container_id)
+    except MonitorError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
 def _refuse_target_outside(node: Node, sandbox: SandboxRow, config: ContainerConfig, subject: str) -> None:
     """A TARGET PID namespace must be that of a running container of the same pod."""
     options = config.security.namespaces
@@ -151,9 +167,8 @@ def _refuse_target_outside(node: Node, sandbox: SandboxRow, config: ContainerCon
         return
     target = node.pods.container(options.target_id)
     if target.sandbox_id != sandbox.id:
-        raise InvalidArgument(f"{subject}: namespace_options.target_id {options.target_id} is not in sandbox {sandbox.id}")
+        raise InvalidArgument(
+            f"{subject}: namespace_options.target_id {options.target_id} is not in sandbox {sandbox.id}"
+        )
     if not target.started_at or target.finished_at:
         raise FailedPrecondition(f"{subject}: namespace_options.target_id {options.target_id} does not run")
-
-
-__all__ = ["ImageRecord", "create_container"]

@@ -8,8 +8,8 @@ Owns the order and the fds until the monitor has them; decides nothing that spec
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import msgspec
 
@@ -18,7 +18,16 @@ from orlop.kernel.openat2 import open_in_root
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.oci.cgroups.handles import ContainerCgroup, ExecCgroup
 from orlop.oci.codec import encode
-from orlop.oci.compile import CgroupBind, Facts, compile_container, compile_exec
+from orlop.oci.compile import (
+    INHERITED,
+    OF_POD_INIT,
+    CgroupBind,
+    Facts,
+    OfContainer,
+    Whereabouts,
+    compile_container,
+    compile_exec,
+)
 from orlop.oci.ops import Fd, Plan
 from orlop.security.profiles import compile_profile, profile_of
 from orlop.services.containers.devices import device_nodes
@@ -41,7 +50,8 @@ from orlop.specs.runtime import RuntimeSpec
 
 ROOTFS = Fd("rootfs")
 CGROUP_CLONE = Fd("cgroup.clone")
-HOST_NAMESPACES = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid", "cgroup": "cgroup"}
+POD_NAMESPACES = ("network", "uts", "ipc")
+"""Those that the monitor lives in, so that a child inherits them."""
 _spec_decoder = msgspec.json.Decoder(RuntimeSpec)
 _spec_encoder = msgspec.json.Encoder()
 
@@ -85,7 +95,9 @@ def plan_container(
     config = row.config
     for mount in config.mounts:
         if mount.image is not None:
-            raise Unimplemented(f"container {config.metadata.name}: mounts: {mount.container_path}: image volumes are not built")
+            raise Unimplemented(
+                f"container {config.metadata.name}: mounts: {mount.container_path}: image volumes are not built"
+            )
     root_directory = open_in_root(rootfs, "/", os.O_RDONLY | os.O_DIRECTORY)
     try:
         user = resolve_user(root_directory, config.security, image.config.user)
@@ -124,7 +136,10 @@ def plan_container(
             seccomp_filter=filter_bytes,
             seccomp_flags=filter_flags,
             clamp_limits=node.clamp_limits,
-            **_cgroup_facts(node, cgroup, f"{parent}/{row.id}"),
+            cgroup_binds=tuple(
+                CgroupBind(name=name, source=f"{mountpoint}{cgroup.path}") for name, mountpoint in node.cgroup_mounts
+            ),
+            **_cgroup_facts(cgroup),
         )
         plan = compile_container(built.spec, facts)
         available = _open_fds(pod, built, rootfs, cgroup, plan, fds)
@@ -149,24 +164,24 @@ class ExecLaunch:
     fds: tuple[int, ...]
 
 
-def plan_exec(node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool = False) -> ExecLaunch:
+def plan_exec(
+    node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool = False
+) -> ExecLaunch:
     """Prepare one more process in a running container; the fds are the cgroup's."""
     spec = _spec_decoder.decode(row.spec)
     if spec.linux is None:
         raise Internal(f"container {row.id}: its stored runtime spec has no linux object")
-    options = row.config.security.namespaces
-    sandbox = node.pods.sandbox(row.sandbox_id)
     filter_bytes, filter_flags = b"", 0
     if spec.linux.seccomp is not None:
         compiled = compile_profile(profile_of(spec.linux.seccomp))
         filter_bytes, filter_flags = compiled.bpf, compiled.flags
     facts = Facts(
         container_id=row.id,
-        namespaces=exec_namespaces(sandbox, options.pid, row),
-        monitor_namespaces=monitor_namespaces(sandbox),
-        cgroup_v2=cgroup.version == 2,
-        cgroup_clone=CGROUP_CLONE if cgroup.clone_fd >= 0 else None,
-        cgroup_tasks=() if cgroup.version == 2 else tuple(Fd(f"cgroup.tasks.{n}") for n in range(len(cgroup.join_fds))),
+        namespaces=_whereabouts(spec, row),
+        monitor_namespaces=frozenset(
+            each.type for each in spec.linux.namespaces if each.type in POD_NAMESPACES and each.path
+        ),
+        **_cgroup_facts(cgroup),
         seccomp_filter=filter_bytes,
         seccomp_flags=filter_flags,
         clamp_limits=node.clamp_limits,
@@ -175,3 +190,72 @@ def plan_exec(node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[
     plan = compile_exec(build_exec_process(spec, command, tty=tty), spec, facts)
     available = _cgroup_fds(cgroup)
     return ExecLaunch(plan=encode(plan), fds=tuple(available[label] for label in plan.fds))
+
+
+def pod_files(node: Node, sandbox: SandboxRow) -> PodFiles:
+    """Return the pod's own /etc files as far as they have been written; without them the image's stay."""
+    paths = (node.state.hosts(sandbox.id), node.state.resolv_conf(sandbox.id), node.state.hostname(sandbox.id))
+    hosts, resolv_conf, hostname = (str(path) if path.exists() else "" for path in paths)
+    return PodFiles(hosts=hosts, resolv_conf=resolv_conf, hostname=hostname)
+
+
+def _target_pid(node: Node, row: ContainerRow) -> int:
+    target = row.config.security.namespaces.target_id
+    return node.pods.container(target).pid if target else 0
+
+
+def _reported(user: ResolvedUser) -> ContainerUser:
+    return ContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=user.groups)
+
+
+def _whereabouts(spec: RuntimeSpec, row: ContainerRow) -> dict[str, Whereabouts]:
+    """How an exec gets into the namespaces that the container did not make itself."""
+    where: dict[str, Whereabouts] = {}
+    options = row.config.security.namespaces
+    for namespace in spec.linux.namespaces if spec.linux is not None else ():
+        if namespace.path and namespace.type in POD_NAMESPACES:
+            where[namespace.type] = INHERITED
+        elif namespace.path and namespace.type == "pid":
+            target = options.pid is NamespaceMode.TARGET
+            where["pid"] = OfContainer(options.target_id) if target else OF_POD_INIT
+    return where
+
+
+class _CgroupFacts(TypedDict):
+    cgroup_v2: bool
+    cgroup_clone: Fd | None
+    cgroup_tasks: tuple[Fd, ...]
+
+
+def _task_labels(cgroup: ContainerCgroup | ExecCgroup) -> tuple[Fd, ...]:
+    return () if cgroup.version == 2 else tuple(Fd(f"cgroup.tasks.{n}") for n in range(len(cgroup.join_fds)))
+
+
+def _cgroup_facts(cgroup: ContainerCgroup | ExecCgroup) -> _CgroupFacts:
+    return {
+        "cgroup_v2": cgroup.version == 2,
+        "cgroup_clone": CGROUP_CLONE if cgroup.clone_fd >= 0 else None,
+        "cgroup_tasks": _task_labels(cgroup),
+    }
+
+
+def _cgroup_fds(cgroup: ContainerCgroup | ExecCgroup) -> dict[Fd, int]:
+    return {CGROUP_CLONE: cgroup.clone_fd, **dict(zip(_task_labels(cgroup), cgroup.join_fds, strict=False))}
+
+
+def _open_fds(
+    pod: LivePod, built: BuiltSpec, rootfs: int, cgroup: ContainerCgroup, plan: Plan, fds: list[int]
+) -> dict[Fd, int]:
+    """Return the fd of every label that the plan names; what is opened for it is appended to ``fds``."""
+    available = {ROOTFS: rootfs, **_cgroup_fds(cgroup)}
+    if SHM_FD in plan.fds:
+        if pod.shm_fd < 0:
+            raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
+        available[SHM_FD] = clone_shm(pod.shm_fd)
+        fds.append(available[SHM_FD])
+    missing = [label for label in plan.fds if label not in available]
+    if missing:
+        raise Internal(
+            f"sandbox {pod.id}: the plan names fds that nobody opens: {', '.join(missing)} (for {', '.join(built.trees)})"
+        )
+    return available

@@ -109,7 +109,9 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                     await collector.ended.wait()
         if exited.timed_out:
             shown = " ".join(command)[:200]
-            raise DeadlineExceeded(f"container {row.id}: exec {shown!r}: still ran after {timeout_seconds:g}s and was killed")
+            raise DeadlineExceeded(
+                f"container {row.id}: exec {shown!r}: still ran after {timeout_seconds:g}s and was killed"
+            )
         code = 128 + exited.signal if exited.signal else exited.exit_code
         return ExecResult(stdout=bytes(collectors[0].data), stderr=bytes(collectors[1].data), exit_code=code)
     except asyncio.CancelledError:

@@ -1,0 +1,97 @@
+"""The only place that constructs the parts: from a configuration and two directories to a node. Test: tests/kernel/services/conftest.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orlop.base.ids import DiffId
+from orlop.base.keylock import Joiner
+from orlop.base.paths import RootPaths, StatePaths, monitor_binary
+from orlop.base.supervise import Supervisor
+from orlop.kernel.cgroupfs import discover_mounted
+from orlop.kernel.probe import Probe
+from orlop.metadata.pods import PodStore
+from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
+from orlop.oci.cgroups.rate import CpuRates
+from orlop.oci.kernelnames import CAPABILITIES
+from orlop.services.containers.devices import host_devices
+from orlop.services.containers.spec import Host
+from orlop.services.events import EventHub
+from orlop.services.hostonly import HostOnlyNetwork
+from orlop.services.images.parts import open_image_parts
+from orlop.services.live import LivePods
+from orlop.services.node import Node
+from orlop.services.ports import PodNetwork
+from orlop.snapshots.overlay import OverlaySnapshots
+
+
+def wire(
+    root: RootPaths,
+    state: StatePaths,
+    *,
+    registry_config_path: Path | None,
+    cgroup_driver: str = "cgroupfs",
+    cgroup_parent: str = DEFAULT_PARENT,
+    handlers: tuple[str, ...] = (),
+    network: PodNetwork | None = None,
+) -> Node:
+    """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
+    supervisor = Supervisor("orlopd")
+    state.pods.mkdir(0o700, parents=True, exist_ok=True)
+    pods = PodStore(state.pods_db)
+    images = open_image_parts(
+        root,
+        registry_config_path=registry_config_path,
+        supervisor=supervisor,
+        layers_in_use=lambda: {DiffId(each) for each in pods.layers_in_use()},
+    )
+    probe = Probe(scratch=str(root.root))
+    cgroups = detect(cgroup_driver, owner=str(state.state), default_parent=cgroup_parent)
+    return Node(
+        root=root,
+        state=state,
+        monitor_binary=monitor_binary(),
+        pods=pods,
+        live=LivePods(),
+        events=EventHub(),
+        snapshots=OverlaySnapshots(root, images.trash),
+        cgroups=cgroups,
+        cpu_rates=CpuRates(),
+        network=network or HostOnlyNetwork(),
+        images=images,
+        host=describe_host(probe, cgroup_v2=cgroups.version == 2),
+        cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
+        clamp_limits=not probe.has("sys_resource"),
+        handlers=("", "orlop", *handlers),
+        supervisor=supervisor,
+        running_sandboxes=Joiner(supervisor),
+        creating_containers=Joiner(supervisor),
+    )
+
+
+def describe_host(probe: Probe, *, cgroup_v2: bool) -> Host:
+    """Return what this node is and can, for the runtime specs."""
+    return Host(
+        capabilities=grantable_capabilities(),
+        hostname=os.uname().nodename,
+        cgroup_v2=cgroup_v2,
+        apparmor=probe.has("apparmor"),
+        selinux=probe.has("selinux"),
+        recursive_readonly=probe.has("recursive_read_only"),
+        devices=host_devices(),
+    )
+
+
+def grantable_capabilities() -> tuple[str, ...]:
+    """Return the capabilities of this process's bounding set, by number: nobody can give more than he has."""
+    status = Path("/proc/self/status").read_text()
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+    return tuple(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
+
+
+def cgroup_mounts() -> tuple[tuple[str, str], ...]:
+    """Return (name, mount point) of each v1 hierarchy, as a container will see it below /sys/fs/cgroup."""
+    return tuple(
+        (os.path.basename(each.mountpoint), each.mountpoint) for each in discover_mounted() if each.version == 1
+    )
