@@ -46,6 +46,8 @@ ANNOTATION_BYTES: Final = 4 * MIB
 EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB
 ATTACH_KEPT_BYTES: Final = 64 * MIB
 """Output kept for an attached client that reads more slowly than the container writes."""
+MEMORY_LIMIT_MIN_BYTES: Final = 512 * KIB
+"""The launching child itself is charged to the container before its exec; with less it is killed at once."""
 CONTAINER_STOP_KILL_SECONDS: Final = 30.0
 
 # OCI documents that describe a container.

@@ -14,7 +14,7 @@ import time
 
 import msgspec
 
-from orlop.base import faults
+from orlop.base import faults, limits
 from orlop.base.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.base.ids import ContainerId, new_container_id
 from orlop.base.rollback import Rollback
@@ -65,6 +65,9 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
     subject = f"container {config.metadata.name}"
     if (taken := node.pods.container_named(name)) is not None:
         raise AlreadyExists(f"{subject}: name is taken by container {taken.id}")
+    if 0 < config.resources.memory_limit < limits.MEMORY_LIMIT_MIN_BYTES:
+        given, least = config.resources.memory_limit, limits.MEMORY_LIMIT_MIN_BYTES
+        raise InvalidArgument(f"{subject}: memory_limit_in_bytes {given} is less than the {least} that a launch needs")
     stages = Stages()
     pod = node.live.need(sandbox.id)
     image = await image_status(node.images, config.image.image)
