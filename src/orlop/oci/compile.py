@@ -98,6 +98,7 @@ _JOIN_ORDER: Final = ("user", "ipc", "uts", "network", "cgroup", "time")
 # These two cannot be made by clone3: the kernel takes a cgroup namespace's root from the caller's cgroup, which the child has not joined yet.
 _UNSHARED_LATE: Final = ("cgroup", "time")
 
+_KERNEL_FILESYSTEMS: Final = frozenset({"proc", "sysfs"})
 _DEFAULT_UMASK: Final = 0o022
 _DEVICE_MODE: Final = 0o666
 # runtime-spec, config-linux.md, "Default Devices"; path -> major, minor. /dev/console, ptmx and the links are made by their own ops.
@@ -418,6 +419,9 @@ def _mounts(out: list[Op], spec: RuntimeSpec, process: Process, linux: Linux, fa
 
 
 def _filled_later(target: str, index: int, parsed: Sequence[tuple[str, Mount, MountOptions]]) -> bool:
+    """Whether mount points or nodes still have to be made in it; the kernel's own filesystems have theirs already."""
+    if parsed[index][1].type in _KERNEL_FILESYSTEMS:
+        return False
     below = target + "/"
     return target == "/dev" or any(other.startswith(below) for other, _, _ in parsed[index + 1 :])
 
