@@ -651,6 +651,9 @@ def _identity(out: list[Op], process: Process, linux: Linux, facts: Facts, *, ga
     effective, permitted, inheritable, ambient = (
         k.capability_mask(names) & limit for names in (sets.effective, sets.permitted, sets.inheritable, sets.ambient)
     )
+    # capabilities(7): only what is permitted and inheritable can be ambient. Documents ask for more (that of `runc spec` does), and by the
+    # specification what cannot be granted is no reason to fail.
+    ambient &= permitted & inheritable
     # Dropping from the bounding set needs CAP_SETPCAP, setting groups CAP_SETGID: before the user changes.
     out.append(ops.BoundingSet(keep=k.capability_mask(sets.bounding) & limit))
     out.append(ops.Groups(gids=user.additional_gids))
