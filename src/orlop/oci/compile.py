@@ -376,6 +376,8 @@ def _mounts(out: list[Op], spec: RuntimeSpec, process: Process, linux: Linux, fa
         propagation = (k.MS_SLAVE if listens else k.MS_PRIVATE) | k.MS_REC
     out.append(ops.RootPropagation(flags=propagation | k.MS_REC))
     private = bool(propagation & k.MS_PRIVATE)
+    # For clones of host mounts that the spec does not speak of.
+    hidden = 0 if private else k.MS_PRIVATE | k.MS_REC
 
     if facts.rootfs is not None:
         out.append(ops.Rootfs(tree=facts.rootfs, source="", flags=0))
@@ -398,12 +400,12 @@ def _mounts(out: list[Op], spec: RuntimeSpec, process: Process, linux: Linux, fa
         elif options.remount:
             out.append(_attributes(target, options, propagation=options.propagation))
         elif mount.type in ("cgroup", "cgroup2"):
-            _cgroup(out, target, options, linux, facts)
+            _cgroup(out, target, options, linux, facts, propagation=hidden)
         else:
             _new(out, sealed, target, mount, options, filled_later=_filled_later(target, index, parsed))
     # A bound /dev is the host's: nothing may be made in it.
     if not bound_dev:
-        _devices(out, linux, new_user=new_user)
+        _devices(out, linux, new_user=new_user, propagation=hidden)
     _terminal(out, process)
     if process.terminal:
         out.append(ops.Console(unused=0))
@@ -516,7 +518,7 @@ def _bind(
         )
 
 
-def _cgroup(out: list[Op], target: str, options: MountOptions, linux: Linux, facts: Facts) -> None:
+def _cgroup(out: list[Op], target: str, options: MountOptions, linux: Linux, facts: Facts, *, propagation: int) -> None:
     attrs = options.attr_set | options.recursive_attr_set
     if facts.cgroup_v2:
         if any(namespace.type == "cgroup" for namespace in linux.namespaces):
@@ -535,7 +537,7 @@ def _cgroup(out: list[Op], target: str, options: MountOptions, linux: Linux, fac
                     flags=ops.BIND_CREATE | ops.BIND_RECURSIVE | ops.BIND_ATTRS_RECURSIVE,
                     attr_set=attrs,
                     attr_clr=0,
-                    propagation=0,
+                    propagation=propagation,
                     userns=None,
                 )
             )
@@ -560,7 +562,7 @@ def _cgroup(out: list[Op], target: str, options: MountOptions, linux: Linux, fac
                 flags=ops.BIND_CREATE,
                 attr_set=attrs,
                 attr_clr=0,
-                propagation=0,
+                propagation=propagation,
                 userns=None,
             )
         )
@@ -571,12 +573,12 @@ def _cgroup(out: list[Op], target: str, options: MountOptions, linux: Linux, fac
         out.append(ops.MountMoveAttrs(target=target, attr_set=k.ATTR_RDONLY, attr_clr=0, propagation=0, recursive=0))
 
 
-def _devices(out: list[Op], linux: Linux, *, new_user: bool) -> None:
+def _devices(out: list[Op], linux: Linux, *, new_user: bool, propagation: int) -> None:
     """Nodes of the specification's default list, unless the spec has the same path itself, then the spec's."""
     named = {device.path for device in linux.devices}
     for node, (path, _, _) in zip(_DEFAULT_DEVICE_NODES, _DEFAULT_DEVICES, strict=True):
         if path not in named:
-            out.append(_bind_device(path, path) if new_user else node)
+            out.append(_bind_device(path, path, propagation) if new_user else node)
     for index, device in enumerate(linux.devices):
         target = target_of(f"linux.devices[{index}].path", device.path)
         parent = target.rpartition("/")[0]
@@ -584,7 +586,7 @@ def _devices(out: list[Op], linux: Linux, *, new_user: bool) -> None:
             out.append(ops.Mkdir(target=parent, mode=0o755))
         if new_user and device.type != "p":
             # The kernel refuses mknod in a user namespace.
-            out.append(_bind_device(device.path, target))
+            out.append(_bind_device(device.path, target, propagation))
             continue
         mode = _DEVICE_MODE if device.file_mode is None else device.file_mode & 0o7777
         out.append(
@@ -600,7 +602,7 @@ def _devices(out: list[Op], linux: Linux, *, new_user: bool) -> None:
     out.extend(_DEV_LINKS)
 
 
-def _bind_device(source: str, target: str) -> Op:
+def _bind_device(source: str, target: str, propagation: int) -> Op:
     return ops.MountBind(
         tree=None,
         source=source,
@@ -608,7 +610,7 @@ def _bind_device(source: str, target: str) -> Op:
         flags=ops.BIND_CREATE,
         attr_set=k.ATTR_NOEXEC | k.ATTR_NOSUID,
         attr_clr=0,
-        propagation=0,
+        propagation=propagation,
         userns=None,
     )
 

@@ -1,0 +1,1 @@
+"""Launch plans as text: what reviewers read when the compiler changes."""

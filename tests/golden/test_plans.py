@@ -1,0 +1,36 @@
+"""Plans against their kept text. After a deliberate change: ``ORLOP_GOLDEN=write pytest tests/golden``, then read the difference."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orlop.oci.codec import decode, encode
+from orlop.oci.plan_text import plan_text
+from tests.golden.cases import CASES
+
+PLANS = Path(__file__).parent / "plans"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plan_is_as_kept(name: str) -> None:
+    plan = CASES[name]()
+    text = plan_text(plan)
+    kept = PLANS / f"{name}.txt"
+    if os.environ.get("ORLOP_GOLDEN") == "write":
+        kept.write_text(text)
+    assert text == kept.read_text()
+    assert decode(encode(plan), plan.fds) == plan
+
+
+def test_no_kept_plan_is_without_its_case() -> None:
+    assert {path.stem for path in PLANS.iterdir()} == set(CASES)
+
+
+def test_no_secret_is_in_the_text() -> None:
+    text = plan_text(CASES["default_v2"]())
+    assert "secret" not in text
+    assert "TOKEN" in text
+    assert "TOKEN=secret" in plan_text(CASES["default_v2"](), show_values=True)
