@@ -91,6 +91,8 @@ void attach_readable(struct attach *a, uint32_t events) {
     struct iovec iov = {chunk, sizeof chunk};
     struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n = a->stdin_done ? 0 : recvmsg(a->source.fd, &header, MSG_DONTWAIT);
+    if (n < 0 && errno == ECONNRESET) /* told once, when it was closed with output unread; what it said before waits behind it */
+        n = recvmsg(a->source.fd, &header, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0 || (header.msg_flags & MSG_TRUNC)) {

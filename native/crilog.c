@@ -133,13 +133,11 @@ void crilog_flush(struct crilog *log, int stream) {
 }
 
 void crilog_reopen(struct crilog *log, int fd) {
+    crilog_flush(log, 1);
+    crilog_flush(log, 2);
     if (log->fd >= 0)
         close(log->fd);
     log->fd = fd;
 }
 
-void crilog_close(struct crilog *log) {
-    crilog_flush(log, 1);
-    crilog_flush(log, 2);
-    crilog_reopen(log, -1);
-}
+void crilog_close(struct crilog *log) { crilog_reopen(log, -1); }

@@ -23,7 +23,7 @@ void crilog_open(struct crilog *log, int fd, uint32_t line_max);
 void crilog_write(struct crilog *log, int stream, const char *data, size_t length);
 /* The stream has ended: what waits is written as P, for no newline will come. */
 void crilog_flush(struct crilog *log, int stream);
-/* Later lines go to fd; what waits stays with the line that it will be. */
+/* Later lines go to fd; a begun line goes to the old file, as P. */
 void crilog_reopen(struct crilog *log, int fd);
 void crilog_close(struct crilog *log);
 

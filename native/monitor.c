@@ -18,7 +18,7 @@
 #include <time.h>
 
 #define EVENTS 16
-#define BACKLOG 8
+#define BACKLOG 16
 #define OUTPUT_ROUNDS 4
 #define KILL_AGAIN_NS 1000000000u
 

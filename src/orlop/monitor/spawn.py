@@ -23,7 +23,7 @@ SOCKET_NAME: Final = "monitor.sock"
 _FD_POD_DIR, _FD_LISTENER, _FD_DAEMON = 3, 4, 5
 _ABOVE_TARGETS: Final = 10
 """Sources of dup2 lie above its targets, so that none is overwritten before it is used."""
-_BACKLOG: Final = 8
+_BACKLOG: Final = 16
 # Python ignores SIGPIPE and SIGXFSZ; an ignored signal would be inherited by every container.
 _DEFAULT_SIGNALS: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
