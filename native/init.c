@@ -37,8 +37,8 @@
 #define OP_ID_MAPS 0x0201
 #define OP_OOM_SCORE_ADJ 0x0202
 #define OP_RLIMIT 0x0203
-#define OP_UMASK 0x0703
 #define OP_GATE 0x0801
+#define OP_EXEC 0x0903
 
 #define STACK_FDS 256
 #define NOT_AN_OP UINT32_MAX
@@ -185,6 +185,7 @@ int setup_send_master(struct setup *s, int master) {
 
 /* What clone3's two sides need to know about the plan. */
 struct spawn {
+    struct op exec;
     struct op join_mnt;      /* join_mnt_of, kind NULL if none */
     int join_mnt_pidfd;
     uint64_t join_mnt_flags;
@@ -234,6 +235,11 @@ static void __attribute__((noreturn)) child(struct setup *s, const struct spawn 
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (spawn->join_mnt.kind && join_container(s, spawn)) {
         name_op(s->error, spawn->join_mnt.index, spawn->join_mnt.kind->name);
+        give_up(s);
+    }
+
+    if (exec_prepare(s, &spawn->exec)) {
+        name_op(s->error, spawn->exec.index, spawn->exec.kind->name);
         give_up(s);
     }
 
@@ -415,6 +421,8 @@ static int survey(struct spawn *spawn, int proc, const struct plan *plan, const 
                 return fail_at(error, &op, NULL, "container %s is not running", op.f[0].s);
             }
         }
+        if (op.kind->code == OP_EXEC)
+            spawn->exec = op;
         spawn->has_id_maps |= op.kind->code == OP_ID_MAPS;
         spawn->has_parent_ops |= op.kind->phase == PHASE_PARENT;
         spawn->has_gate |= op.kind->code == OP_GATE;

@@ -62,18 +62,23 @@ static int exec_in_path(struct setup *s, const char *name, char **argv, char **e
     return refuse(s, ENOENT, "\"%s\": executable file not found in $PATH", name);
 }
 
-int op_exec(struct setup *s, const struct op *op) {
+int exec_prepare(struct setup *s, const struct op *op) {
     ARGS(exec, op);
     size_t count = (size_t)a->argv.count + a->envp.count + 2;
-    char **argv = mmap(NULL, count * sizeof *argv, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (argv == MAP_FAILED)
+    s->argv = mmap(NULL, count * sizeof *s->argv, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s->argv == MAP_FAILED)
         return fail(s, "%zu arguments and variables", count - 2);
-    char **envp = pointers(argv, &a->argv);
-    pointers(envp, &a->envp);
+    s->envp = pointers(s->argv, &a->argv);
+    pointers(s->envp, &a->envp);
+    return 0;
+}
+
+int op_exec(struct setup *s, const struct op *op) {
+    ARGS(exec, op);
     if (!a->path.count)
         return refuse(s, ENOENT, "\"\": executable file not found in $PATH");
     if (!strchr(a->path.s, '/'))
-        return exec_in_path(s, a->path.s, argv, envp);
-    execve(a->path.s, argv, envp);
+        return exec_in_path(s, a->path.s, s->argv, s->envp);
+    execve(a->path.s, s->argv, s->envp);
     return tell(s, a->path.s);
 }

@@ -80,6 +80,24 @@ int op_root_propagation(struct setup *s, const struct op *op) {
     return 0;
 }
 
+/*
+ * Until pivot_root the new root hangs somewhere in the host's tree. On top of "/" it hides nothing from lookups that begin at our root, so bind sources
+ * still resolve. The mount below it must not be shared, or it would appear on the host and pivot_root would refuse. To take "/" out of its peer group is
+ * no way: volumes on the host's root file system would no longer carry mounts to the host (Bidirectional). So then it hangs in procfs, where no volume is.
+ */
+static int attach_root(int tree, int shared) {
+    if (!shared)
+        return sys_move_mount(tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    SCOPED_FD point = open("/proc/fs", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    SCOPED_FD proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (point < 0 || proc < 0)
+        return -1;
+    /* Where we run in a container ourselves, /proc/fs is a mount of its own; otherwise (EINVAL) the one below is that of /proc. */
+    if (set_propagation(point, MS_PRIVATE) && (errno != EINVAL || set_propagation(proc, MS_PRIVATE)))
+        return -1;
+    return attach(tree, point);
+}
+
 int op_rootfs(struct setup *s, const struct op *op) {
     ARGS(rootfs, op);
     const char *name = a->tree.n == FD_NONE ? a->source.s : "of the plan's fd";
@@ -93,15 +111,9 @@ int op_rootfs(struct setup *s, const struct op *op) {
     uint64_t propagation = a->flags.n ? a->flags.n : a->tree.n == FD_NONE ? MS_PRIVATE | MS_REC : 0;
     if (set_propagation(tree, propagation))
         return fail(s, "rootfs %s: propagation", name);
-    /* It is attached on top of "/", which hides nothing from lookups that begin at our root: bind sources still resolve on the host. The mount below
-     * must not be shared, or the attachment would appear on the host; a slave still gets the host's mounts, for sources on it. */
-    if (s->old_root_shared) {
-        SCOPED_FD below = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (below < 0 || set_propagation(below, MS_SLAVE))
-            return fail(s, "rootfs %s: mount below it", name);
-    }
-    if (sys_move_mount(tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH))
+    if (attach_root(tree, s->old_root_shared))
         return fail(s, "rootfs %s: attach", name);
+    s->root_propagation = propagation ? propagation & ~(uint64_t)MS_REC : MS_PRIVATE;
     s->root = tree;
     return 0;
 }
@@ -256,7 +268,21 @@ static int clone_source(struct setup *s, const struct args_mount_bind *a) {
     mode_t kind;
     if (kind_of(source, &kind) == 0 && kind == S_IFLNK)
         return refuse(s, ELOOP, "source %s is a symbolic link", a->source.s);
-    int mount = clone_mount(source, a->flags.n & BIND_RECURSIVE ? AT_RECURSIVE : 0);
+    if (!(a->flags.n & BIND_RECURSIVE) || !s->root_propagation) {
+        int mount = clone_mount(source, a->flags.n & BIND_RECURSIVE ? AT_RECURSIVE : 0);
+        return mount < 0 ? fail(s, "source %s: clone", a->source.s) : mount;
+    }
+    /* A source like the host's "/" has the new root below it: it must not become part of its own volume. */
+    if (set_propagation(s->root, MS_UNBINDABLE))
+        return fail(s, "source %s: propagation of the root", a->source.s);
+    int mount = clone_mount(source, AT_RECURSIVE);
+    int saved = errno;
+    if (set_propagation(s->root, s->root_propagation)) {
+        if (mount >= 0)
+            close(mount);
+        return fail(s, "source %s: propagation of the root", a->source.s);
+    }
+    errno = saved;
     return mount < 0 ? fail(s, "source %s: clone", a->source.s) : mount;
 }
 

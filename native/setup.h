@@ -20,7 +20,9 @@ struct setup {
     int null_mask;       /* the first file mask and the first directory mask, attached: later ones are clones of them; -1 until made */
     int empty_mask;
     int old_root_shared; /* root_propagation left the old tree able to propagate to the host */
+    uint64_t root_propagation; /* of the mount at root: it is unbindable while volumes are cloned; 0 for a root that was joined */
     int umask_done;
+    char **argv, **envp; /* of op exec, made before a seccomp filter could forbid to make them */
     pid_t init_pid;      /* of op pod_init */
     int init_pidns;
 };
@@ -63,6 +65,9 @@ int setup_send_master(struct setup *s, int master);
 void reset_signals(void);
 /* Closes every fd above 2 that is not in keep (sorted in place). */
 void close_all_but(int *keep, unsigned count);
+
+/* op_exec.c: before the gate; refers into the plan. */
+int exec_prepare(struct setup *s, const struct op *op);
 
 /* pod_init.c: PID 1 of a shared PID namespace. */
 int pod_init_start(struct setup *s);

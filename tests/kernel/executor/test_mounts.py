@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,8 @@ from tests.kernel.executor.harness import (
 )
 
 pytestmark = pytest.mark.kernel
+
+LIBC = ctypes.CDLL(None)
 
 
 def mountinfo(text: str) -> dict[str, list[str]]:
@@ -398,3 +402,62 @@ def test_host_file_is_unchanged_by_all_this() -> None:
     assert (os.stat("/dev/null").st_mode & 0o7777) == 0o666
     assert Path("/proc/sys/kernel/hostname").read_text()
     assert DEV and NODES
+
+
+def mount_tmpfs(target: Path) -> None:
+    assert LIBC.mount(b"tmpfs", os.fsencode(target), b"tmpfs", 0, None) == 0
+
+
+def unmount(target: Path) -> None:
+    assert LIBC.umount2(os.fsencode(target), 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("root", "volume", "sees_the_hosts"),
+    [
+        (k.MS_SLAVE, k.MS_SLAVE, True),
+        (k.MS_SLAVE, k.MS_PRIVATE, False),
+        (k.MS_PRIVATE, 0, False),
+        (k.MS_SHARED, k.MS_SLAVE, True),
+        (k.MS_SHARED, k.MS_SHARED, True),
+    ],
+)
+@pytest.mark.parametrize("whole_host", [False, True])
+def test_host_to_container(box: Box, root: int, volume: int, sees_the_hosts: bool, whole_host: bool) -> None:
+    """A mount that the host makes below a volume after the container was made; also when the volume is the host's "/" (node exporters)."""
+    (box.host / "sub").mkdir()
+    source, inside = (Path("/"), f"/vol{box.host}/sub") if whole_host else (box.host, "/vol/sub")
+    flags = ops.BIND_CREATE | ops.BIND_RECURSIVE
+    more = (bind(source, "/vol", flags=flags, propagation=volume and volume | k.MS_REC),)
+    command = box.command(
+        container("ls", inside, more=more, propagation=root | k.MS_REC), options=("--stdio", "--hold")
+    )
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr and run.stdin and run.stdout
+        run.stderr.readline()
+        mount_tmpfs(box.host / "sub")
+        (box.host / "sub/made-by-the-host").mkdir()
+        run.stdin.write("go\n")
+        run.stdin.flush()
+        seen = run.stdout.read()
+    unmount(box.host / "sub")
+    assert ("made-by-the-host" in seen) is sees_the_hosts
+
+
+@pytest.mark.parametrize("whole_host", [False, True])
+@pytest.mark.parametrize("volume", [k.MS_SHARED, k.MS_SLAVE, k.MS_PRIVATE])
+def test_container_to_host(box: Box, volume: int, whole_host: bool) -> None:
+    """Bidirectional: what is mounted in the volume appears on the host, and only then."""
+    (box.host / "sub").mkdir()
+    source, inside = (Path("/"), f"/vol{box.host}/sub") if whole_host else (box.host, "/vol/sub")
+    flags = ops.BIND_CREATE | ops.BIND_RECURSIVE
+    volume_op = bind(source, "/vol", flags=flags, propagation=volume | k.MS_REC)
+    more = (volume_op, new("tmpfs", inside, options=("size=12288",)))
+    outcome = box.run(container("exit", "0", more=more, propagation=k.MS_SHARED | k.MS_REC))
+    assert outcome.exit_code == 0
+    appeared = f" {box.host}/sub " in Path("/proc/self/mountinfo").read_text()
+    if appeared:
+        unmount(box.host / "sub")
+    assert appeared is (volume == k.MS_SHARED)
