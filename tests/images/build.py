@@ -160,10 +160,13 @@ def push(host: str, repository: str, reference: str, pushed: Image) -> str:
     return pushed.digest
 
 
-def busybox_layer() -> bytes:
-    """A root file system of Debian's static busybox, its applets as hard links, with users for the tests."""
-    program = Path("/bin/busybox").read_bytes()
-    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+DEBIAN_BUSYBOX = Path("/bin/busybox")
+
+
+def busybox_layer(busybox: Path = DEBIAN_BUSYBOX) -> bytes:
+    """A root file system of a static busybox, its applets as hard links, with users for the tests."""
+    program = busybox.read_bytes()
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     layer = Layer().directory("bin", "etc", "proc", "sys", "dev", "root", "var", "var/run", "home", "home/web")
     layer.directory("tmp", mode=0o1777)
     layer.add("bin/busybox", program, mode=0o755)
@@ -198,8 +201,8 @@ def libraries_of(program: str) -> list[str]:
     return found
 
 
-def nginx_image(port: int = 80) -> Image:
-    """Debian's nginx on busybox; serves one page, logs to stdout."""
+def nginx_image(port: int = 80, base: bytes | None = None) -> Image:
+    """Debian's nginx on busybox (or on another base layer); serves one page, logs to stdout."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     layer = Layer().directory(
         "usr",
@@ -223,7 +226,7 @@ http {{ access_log /dev/stdout; server {{ listen {port}; location / {{ root /var
     layer.add("etc/nginx/nginx.conf", conf.encode())
     layer.add("var/www/index.html", b"<h1>served by a pod of orlop</h1>\n")
     return image(
-        [busybox_layer(), layer.tar()],
+        [base or busybox_layer(), layer.tar()],
         {
             "Cmd": ["/usr/sbin/nginx", "-c", "/etc/nginx/nginx.conf"],
             "Env": ["PATH=/usr/sbin:/bin"],

@@ -1,0 +1,76 @@
+"""Fixtures of the cri and conformance tiers: a registry with the images, orlopd with directories of its own, nothing left behind.
+
+A module takes them with ``from tests.cri.harness import *``-free imports: pytest finds them through tests/cri/conftest.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orlop.cli.client import Client
+from tests.cri.client import Pod, container_config, pull, sandbox_config
+from tests.cri.daemons import Orlopd
+from tests.images.conformance import BUSYBOX, push_all, write_mirrors
+from tests.images.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where images come from in a test: the registry's HOST:PORT, and the certs.d that mirrors the public hosts to it."""
+
+    host: str
+    certs_d: Path
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    directory = tmp_path_factory.mktemp("registry")
+    with Registry(directory / "data") as serving:
+        push_all(serving.host)
+        yield Source(host=serving.host, certs_d=write_mirrors(directory / "certs.d", serving.host))
+
+
+def require_orlopd() -> None:
+    if importlib.util.find_spec("orlop.daemon.lifecycle") is None:
+        pytest.skip("orlopd cannot serve yet: orlop.daemon.lifecycle is not there")
+
+
+@pytest.fixture(scope="module")
+def orlopd(registry: Source) -> Iterator[Orlopd]:
+    """A daemon for all tests of a module; at the end no pod may be left, and nothing of its pods."""
+    require_orlopd()
+    daemon = Orlopd(registry.certs_d)
+    with daemon:
+        scope = daemon.scope()
+        before = scope.take()
+        yield daemon
+        daemon.remove_pods()
+        assert scope.settle(before) == {}, "left behind by the pods of this module"
+
+
+@pytest.fixture
+def client(orlopd: Orlopd) -> Iterator[Client]:
+    with Client(orlopd.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def pod(client: Client, orlopd: Orlopd) -> Iterator[Pod]:
+    """A ready sandbox; removed afterwards."""
+    pull(client, BUSYBOX)
+    config = sandbox_config()
+    config.log_directory = str(orlopd.logs / config.metadata.name)
+    made = Pod.run(client, config)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def container(pod: Pod) -> str:
+    """A running busybox that sleeps."""
+    return pod.launch(container_config())
