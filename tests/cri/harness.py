@@ -1,11 +1,12 @@
 """Fixtures of the cri and conformance tiers: a registry with the images, orlopd with directories of its own, nothing left behind.
 
-A module takes them with ``from tests.cri.harness import *``-free imports: pytest finds them through tests/cri/conftest.py.
+pytest finds them through the conftest.py of the folders that use them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from orlop.cli.client import Client
 from tests.cri.client import Pod, container_config, pull, sandbox_config
-from tests.cri.daemons import Orlopd
+from tests.cri.daemons import Containerd, Daemon, Orlopd
 from tests.images.conformance import BUSYBOX, push_all, write_mirrors
 from tests.images.registry import Registry
 
@@ -35,17 +36,20 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
         yield Source(host=serving.host, certs_d=write_mirrors(directory / "certs.d", serving.host))
 
 
-def require_orlopd() -> None:
+def daemon_under_test(certs_d: Path) -> Daemon:
+    """orlopd; or, to prove the suite itself, Debian's containerd: ORLOP_TESTS_ON=runc or ORLOP_TESTS_ON=crun."""
+    peer = os.environ.get("ORLOP_TESTS_ON", "")
+    if peer:
+        return Containerd(certs_d, runtime=peer)
     if importlib.util.find_spec("orlop.daemon.lifecycle") is None:
         pytest.skip("orlopd cannot serve yet: orlop.daemon.lifecycle is not there")
+    return Orlopd(certs_d)
 
 
 @pytest.fixture(scope="module")
-def orlopd(registry: Source) -> Iterator[Orlopd]:
+def orlopd(registry: Source) -> Iterator[Daemon]:
     """A daemon for all tests of a module; at the end no pod may be left, and nothing of its pods."""
-    require_orlopd()
-    daemon = Orlopd(registry.certs_d)
-    with daemon:
+    with daemon_under_test(registry.certs_d) as daemon:
         scope = daemon.scope()
         before = scope.take()
         yield daemon
@@ -54,13 +58,13 @@ def orlopd(registry: Source) -> Iterator[Orlopd]:
 
 
 @pytest.fixture
-def client(orlopd: Orlopd) -> Iterator[Client]:
+def client(orlopd: Daemon) -> Iterator[Client]:
     with Client(orlopd.address) as connected:
         yield connected
 
 
 @pytest.fixture
-def pod(client: Client, orlopd: Orlopd) -> Iterator[Pod]:
+def pod(client: Client, orlopd: Daemon) -> Iterator[Pod]:
     """A ready sandbox; removed afterwards."""
     pull(client, BUSYBOX)
     config = sandbox_config()

@@ -175,9 +175,10 @@ def busybox_layer(busybox: Path = DEBIAN_BUSYBOX) -> bytes:
             layer.add(f"bin/{applet}", mode=0o755, kind=tarfile.LNKTYPE, link="bin/busybox")
     layer.add(
         "etc/passwd",
-        b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n",
+        b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n"
+        b"nobody:x:65534:65534::/:/bin/false\n",
     )
-    layer.add("etc/group", b"root:x:0:\nweb:x:1000:\nextra:x:50000:web\nwww-data:x:33:\n")
+    layer.add("etc/group", b"root:x:0:\nweb:x:1000:\nextra:x:50000:web\nwww-data:x:33:\nnogroup:x:65534:\n")
     return layer.tar()
 
 

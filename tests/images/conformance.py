@@ -36,6 +36,13 @@ def pause_image() -> Image:
     return image([Layer().add("pause", compiled("pause"), mode=0o755).tar()], {"Entrypoint": ["/pause"], "Env": [PATH]})
 
 
+def httpd_image(base: bytes) -> Image:
+    """A web server on port 80 that names itself in its log when it starts, as Apache does: busybox's."""
+    page = Layer().directory("var/www").add("var/www/index.html", b"<h1>It works!</h1>\n")
+    serve = "echo 'httpd: resuming normal operations'; exec httpd -f -p 80 -h /var/www"
+    return image([base, page.tar()], {"Cmd": ["sh", "-c", serve], "Env": [PATH]})
+
+
 def images() -> dict[str, Image]:
     """Every image by ``repository:tag``."""
     base = busybox_layer(busybox())
@@ -56,6 +63,7 @@ def images() -> dict[str, Image]:
             [base, nonewprivs.tar()], {"Entrypoint": ["/usr/local/bin/nonewprivs"], "Env": [PATH]}
         ),
         f"{STAGING}/hostnet-nginx-amd64:latest": nginx_image(port=12003, base=base),
+        "e2e-test-images/httpd:2.4.39-4": httpd_image(base),
         # Half of the published ones are schema 2, half OCI: both must work here as well.
         f"{STAGING}/test-image-latest:latest": from_busybox("latest", docker=True),
         f"{STAGING}/test-image-tag:test": from_busybox("tag-test", docker=True),
