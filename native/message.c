@@ -1,4 +1,4 @@
-/* message.c: see message.h. Hostile bytes are possible (any process of our uid may connect): tests/fuzz/fuzz_message.c. */
+/* message.c: see message.h. Hostile bytes are possible (any process of our uid may connect): tests/fuzz/fuzz_monitor_protocol.c. */
 #include "message.h"
 
 struct message_kind {
