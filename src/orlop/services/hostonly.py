@@ -9,7 +9,7 @@ import msgspec
 from orlop.base.errors import Unimplemented
 from orlop.base.ids import SandboxId
 from orlop.monitor.client import PodNamespaces
-from orlop.services.ports import Attached
+from orlop.services.ports import Attached, PodNetworkStatus
 from orlop.specs.pod import SandboxConfig
 
 
@@ -30,3 +30,7 @@ class HostOnlyNetwork:
 
     async def reconcile(self, live: Collection[SandboxId]) -> None:
         """Nothing was attached, so nothing can be left over."""
+
+    async def status(self) -> PodNetworkStatus:
+        """Host networking works; the message says what does not."""
+        return PodNetworkStatus(ready=True, reason="HostOnly", message="only pods on the host's network can be run")

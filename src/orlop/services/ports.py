@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -19,6 +19,14 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     """Textual, the primary one first."""
     record: msgspec.Raw
     """JSON of the part's own result; stored with the sandbox, handed back to detach."""
+
+
+class PodNetworkStatus(NamedTuple):
+    """CRI's NetworkReady condition."""
+
+    ready: bool
+    reason: str = ""
+    message: str = ""
 
 
 class PodNetwork(Protocol):
@@ -38,4 +46,8 @@ class PodNetwork(Protocol):
 
     async def reconcile(self, live: Collection[SandboxId]) -> None:
         """Remove what belongs to no living sandbox."""
+        ...
+
+    async def status(self) -> PodNetworkStatus:
+        """Say whether attach can be expected to work."""
         ...

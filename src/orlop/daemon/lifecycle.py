@@ -1,0 +1,97 @@
+"""Start order, signals, end: the daemon's life from the lock to the last connection.
+
+    1 lock both directories (a second daemon on either is refused)     4 recover (RPCs answer UNAVAILABLE until then)
+    2 wire the parts                                                   5 open the ready gate, tell systemd
+    3 listen, so that clients queue instead of failing                 6 SIGTERM/SIGINT: stop serving; pods go on.  SIGHUP: reload
+
+The daemon never forks and never ends a pod by ending itself. Test: tests/cri/test_lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+from pathlib import Path
+
+from orlop.base.errors import FailedPrecondition
+from orlop.base.paths import RootPaths, StatePaths
+from orlop.cri.server import CriServer
+from orlop.daemon.config import Config
+from orlop.daemon.notify import notify
+from orlop.daemon.wiring import wire
+from orlop.services.images.parts import close_image_parts, make_root_directories
+from orlop.services.images.recover import recover_images
+from orlop.services.recovery import recover
+
+log = logging.getLogger(__name__)
+
+
+class DirectoryLock:
+    """An flock on a file in a directory, held as long as the process lives."""
+
+    def __init__(self, path: Path, purpose: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise FailedPrecondition(f"{purpose} {path.parent}: another orlopd is using it") from None
+
+
+def make_directories(root: RootPaths, state: StatePaths) -> None:
+    """Make what must exist, closed to other users (CVE-2024-25621: state directories that anybody may enter)."""
+    make_root_directories(root)
+    for directory in (state.state, state.pods):
+        directory.mkdir(0o700, parents=True, exist_ok=True)
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Raises FailedPrecondition when another daemon has the directories, OSError when they can't be made."""
+    os.umask(0o077)
+    root, state = RootPaths(root=config.root), StatePaths(state=config.state)
+    make_directories(root, state)
+    locks = (DirectoryLock(root.lock, "root directory"), DirectoryLock(state.lock, "state directory"))
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+
+    node = wire(
+        root,
+        state,
+        registry_config_path=config.registry.config_path,
+        cgroup_driver=config.runtime.cgroup_driver,
+    )
+    server = CriServer(node, config.listen)
+    loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config)))
+    await server.start()
+    await recover_images(node.images)
+    await recover(node)
+    # What is alive now lives as long as the daemon: keep it out of every later collection.
+    gc.collect()
+    gc.freeze()
+    server.open_gate()
+    notify("READY=1")
+    log.info("ready: listening on %s", config.listen)
+    await ended.wait()
+
+    notify("STOPPING=1")
+    log.info("stopping: pods go on")
+    await server.stop()
+    await node.supervisor.close()
+    for pod in node.live:
+        node.live.drop(pod.id)
+    await close_image_parts(node.images)
+    node.pods.close()
+    del locks
+
+
+async def _reload(config: Config) -> None:
+    changed = config.reload()
+    log.info(
+        "configuration read again: %s", ", ".join(changed) if changed else "nothing changed that can change at run time"
+    )

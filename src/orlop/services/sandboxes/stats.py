@@ -1,0 +1,50 @@
+"""PodSandboxStats and ListPodSandboxStats: the pod's cgroup and its containers. Test: tests/kernel/services/test_stats.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from orlop.metadata.pods import SandboxRow
+from orlop.services.containers.stats import list_container_stats
+from orlop.services.node import Node
+from orlop.services.sandboxes.status import view_sandbox
+from orlop.specs.pod import SandboxState, SandboxStats
+
+
+async def sandbox_stats(node: Node, sandbox_id: str) -> SandboxStats:
+    """Return the figures of one sandbox; raises NotFound."""
+    return await measure(node, node.pods.sandbox(sandbox_id))
+
+
+async def list_sandbox_stats(
+    node: Node, *, id: str = "", labels: Mapping[str, str] | None = None
+) -> list[SandboxStats]:
+    """Return the figures of all ready sandboxes that match."""
+    wanted = (labels or {}).items()
+    return [
+        await measure(node, row)
+        for row in node.pods.sandboxes()
+        if row.state is SandboxState.READY and (not id or row.id.startswith(id)) and wanted <= row.config.labels.items()
+    ]
+
+
+async def measure(node: Node, row: SandboxRow) -> SandboxStats:
+    """Sum the figures of the pod's containers, and (the interfaces come with the pod network).
+
+    The sum is used where the pod has no cgroup of its own (no cgroup_parent given); else the parent's own figures are.
+    """
+    containers = tuple(await list_container_stats(node, sandbox_id=row.id))
+    figures = node.cgroups.sandbox_stats(
+        row.cgroup_parent,
+        [each.cgroup for each in node.pods.containers_of(row.id) if each.cgroup and not each.finished_at],
+    )
+    return SandboxStats(
+        sandbox=view_sandbox(node, row, verbose=False),
+        cpu=figures.cpu(node.cpu_rates.rate(row.id, figures.timestamp, figures.cpu_usage)),
+        memory=figures.memory(),
+        io=figures.io(),
+        network_timestamp=time.time_ns(),
+        process_count=figures.pids,
+        containers=containers,
+    )
