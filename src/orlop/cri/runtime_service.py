@@ -1,0 +1,255 @@
+"""CRI's RuntimeService: each RPC is one call of services/, translated on the way in and out. Nothing is decided here.
+
+RPCs that have no method here answer UNIMPLEMENTED by name: streaming exec, attach and port-forward, checkpoints, metrics, the
+streaming lists, UpdatePodSandboxResources. Test: tests/cri, tests/conformance (crictl, critest).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from orlop import __version__
+from orlop.base.errors import InvalidArgument
+from orlop.cri import convert
+from orlop.cri.listener import Service
+from orlop.services.containers import create, start, update
+from orlop.services.containers import log as container_log
+from orlop.services.containers import remove as container_remove
+from orlop.services.containers import stats as container_stats
+from orlop.services.containers import status as container_status
+from orlop.services.containers import stop as container_stop
+from orlop.services.execs import exec_sync
+from orlop.services.node import Node
+from orlop.services.sandboxes import remove as sandbox_remove
+from orlop.services.sandboxes import run
+from orlop.services.sandboxes import stats as sandbox_stats
+from orlop.services.sandboxes import status as sandbox_status
+from orlop.services.sandboxes import stop as sandbox_stop
+from orlop.services.status import runtime_status
+from orlop.specs.cri_gen import api_pb2 as pb
+from orlop.specs.pod import ContainerState, SandboxState
+
+log = logging.getLogger(__name__)
+
+KUBELET_API_VERSION: Final = "0.1.0"
+CRI_VERSION: Final = "v1"
+SECONDS_MAX: Final = 1 << 31
+
+
+class RuntimeService(Service):
+    """One method an RPC; each takes the request and returns the response."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["RuntimeService"]
+    changing = frozenset(
+        {
+            "RunPodSandbox",
+            "StopPodSandbox",
+            "RemovePodSandbox",
+            "CreateContainer",
+            "StartContainer",
+            "StopContainer",
+            "RemoveContainer",
+            "UpdateContainerResources",
+            "ReopenContainerLog",
+        }
+    )
+    loud = frozenset({"UpdateRuntimeConfig"})
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        # Asked for every few seconds and always the same: made once.
+        self._version = pb.VersionResponse(
+            version=KUBELET_API_VERSION,
+            runtime_name="orlop",
+            runtime_version=__version__,
+            runtime_api_version=CRI_VERSION,
+        )
+        # The systemd driver is not built; the daemon refuses to start with it.
+        self._config = pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.CGROUPFS))
+
+    # The node
+
+    async def Version(self, _: pb.VersionRequest) -> pb.VersionResponse:
+        return self._version
+
+    async def Status(self, request: pb.StatusRequest) -> pb.StatusResponse:
+        status = await runtime_status(self._node)
+        features = status.features
+        return pb.StatusResponse(
+            status=pb.RuntimeStatus(
+                conditions=[
+                    pb.RuntimeCondition(type=each.type, status=each.status, reason=each.reason, message=each.message)
+                    for each in status.conditions
+                ]
+            ),
+            runtime_handlers=[
+                pb.RuntimeHandler(
+                    name=each.name,
+                    features=pb.RuntimeHandlerFeatures(
+                        recursive_read_only_mounts=each.recursive_read_only_mounts, user_namespaces=each.user_namespaces
+                    ),
+                )
+                for each in status.handlers
+            ],
+            features=pb.RuntimeFeatures(
+                supplemental_groups_policy=features.supplemental_groups_policy, mount_options=features.mount_options
+            ),
+            info={name: convert.json_text(value) for name, value in status.info.items()} if request.verbose else None,
+        )
+
+    async def RuntimeConfig(self, _: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
+        return self._config
+
+    async def UpdateRuntimeConfig(self, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
+        # The only field is the node's pod_cidr. CNI plugins get theirs from their own configuration and the built-in network
+        # from orlop's, so there is nothing to do; an error would make kubelet repeat the call for ever.
+        cidr = request.runtime_config.network_config.pod_cidr
+        if cidr:
+            log.info("pod_cidr %s is known to kubelet; the network's own configuration decides the addresses", cidr)
+        return pb.UpdateRuntimeConfigResponse()
+
+    # Sandboxes
+
+    async def RunPodSandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+        config = convert.sandbox_config_in(_given(request, "config"))
+        made = await run.run_sandbox(self._node, config, request.runtime_handler)
+        return pb.RunPodSandboxResponse(pod_sandbox_id=made)
+
+    async def StopPodSandbox(self, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+        await sandbox_stop.stop_sandbox(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
+        return pb.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(self, request: pb.RemovePodSandboxRequest) -> pb.RemovePodSandboxResponse:
+        await sandbox_remove.remove_sandbox(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
+        return pb.RemovePodSandboxResponse()
+
+    async def PodSandboxStatus(self, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
+        sandbox = await sandbox_status.sandbox_status(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
+        listed = await container_status.list_containers(self._node, sandbox_id=sandbox.id)
+        return convert.sandbox_status_response(sandbox, listed, request.verbose)
+
+    async def ListPodSandbox(self, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
+        wanted = request.filter
+        listed = await sandbox_status.list_sandboxes(
+            self._node,
+            id=wanted.id,
+            state=_state(SandboxState, wanted.state.state) if wanted.HasField("state") else None,
+            labels=dict(wanted.label_selector),
+        )
+        return pb.ListPodSandboxResponse(items=map(convert.sandbox_out, listed))
+
+    async def PodSandboxStats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
+        stats = await sandbox_stats.sandbox_stats(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
+        return pb.PodSandboxStatsResponse(stats=convert.sandbox_stats_out(stats))
+
+    async def ListPodSandboxStats(self, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
+        wanted = request.filter
+        listed = await sandbox_stats.list_sandbox_stats(self._node, id=wanted.id, labels=dict(wanted.label_selector))
+        return pb.ListPodSandboxStatsResponse(stats=map(convert.sandbox_stats_out, listed))
+
+    # Containers
+
+    async def CreateContainer(self, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
+        config = convert.container_config_in(_given(request, "config"))
+        # The sandbox's config stands here again for runtimes that did not keep it; it can't change, and ours is kept.
+        sandbox = (
+            convert.sandbox_config_in(request.sandbox_config, "sandbox_config")
+            if request.HasField("sandbox_config")
+            else None
+        )
+        made = await create.create_container(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"), config, sandbox)
+        return pb.CreateContainerResponse(container_id=made)
+
+    async def StartContainer(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
+        await start.start_container(self._node, _id(request.container_id, "container_id"))
+        return pb.StartContainerResponse()
+
+    async def StopContainer(self, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
+        seconds = _seconds(request.timeout)
+        await container_stop.stop_container(self._node, _id(request.container_id, "container_id"), seconds)
+        return pb.StopContainerResponse()
+
+    async def RemoveContainer(self, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
+        await container_remove.remove_container(self._node, _id(request.container_id, "container_id"))
+        return pb.RemoveContainerResponse()
+
+    async def ContainerStatus(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
+        container = await container_status.container_status(self._node, _id(request.container_id, "container_id"))
+        return pb.ContainerStatusResponse(
+            status=convert.container_status_out(container),
+            info=convert.info_out({**container.info, "config": container.config}) if request.verbose else None,
+        )
+
+    async def ListContainers(self, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
+        wanted = request.filter
+        listed = await container_status.list_containers(
+            self._node,
+            id=wanted.id,
+            state=_state(ContainerState, wanted.state.state) if wanted.HasField("state") else None,
+            sandbox_id=wanted.pod_sandbox_id,
+            labels=dict(wanted.label_selector),
+        )
+        return pb.ListContainersResponse(containers=map(convert.container_out, listed))
+
+    async def UpdateContainerResources(
+        self, request: pb.UpdateContainerResourcesRequest
+    ) -> pb.UpdateContainerResourcesResponse:
+        if request.HasField("windows"):
+            raise InvalidArgument("windows: is not possible on Linux")
+        resources = convert.resources_in(request.linux, "linux")
+        container_id = _id(request.container_id, "container_id")
+        await update.update_container_resources(self._node, container_id, resources, dict(request.annotations))
+        return pb.UpdateContainerResourcesResponse()
+
+    async def ReopenContainerLog(self, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:
+        await container_log.reopen_container_log(self._node, _id(request.container_id, "container_id"))
+        return pb.ReopenContainerLogResponse()
+
+    async def ExecSync(self, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
+        container_id = _id(request.container_id, "container_id")
+        done = await exec_sync.exec_sync(self._node, container_id, tuple(request.cmd), _seconds(request.timeout))
+        return pb.ExecSyncResponse(stdout=done.stdout, stderr=done.stderr, exit_code=done.exit_code)
+
+    async def ContainerStats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
+        stats = await container_stats.container_stats(self._node, _id(request.container_id, "container_id"))
+        return pb.ContainerStatsResponse(stats=convert.container_stats_out(stats))
+
+    async def ListContainerStats(self, request: pb.ListContainerStatsRequest) -> pb.ListContainerStatsResponse:
+        wanted = request.filter
+        listed = await container_stats.list_container_stats(
+            self._node, id=wanted.id, sandbox_id=wanted.pod_sandbox_id, labels=dict(wanted.label_selector)
+        )
+        return pb.ListContainerStatsResponse(stats=map(convert.container_stats_out, listed))
+
+    # Events
+
+    async def GetContainerEvents(self, _: pb.GetEventsRequest) -> AsyncIterator[pb.ContainerEventResponse]:
+        async for event in self._node.events.subscribe():
+            yield convert.event_out(event)
+
+
+def _given(request: Any, field: str) -> Any:
+    if not request.HasField(field):
+        raise InvalidArgument(f"{field}: is missing")
+    return getattr(request, field)
+
+
+def _id(value: str, field: str) -> str:
+    if not value:
+        raise InvalidArgument(f"{field}: is empty")
+    return value
+
+
+def _seconds(value: int) -> float:
+    if not 0 <= value <= SECONDS_MAX:
+        raise InvalidArgument(f"timeout: {value} is not between 0 and {SECONDS_MAX} seconds")
+    return float(value)
+
+
+def _state(kind: Any, value: int) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidArgument(f"filter.state: {value} is not a state that CRI knows") from None

@@ -1,0 +1,106 @@
+"""Connect a caller to a container's own streams. The container never waits for the caller. Test: tests/kernel/services/test_attach.py.
+
+Input and output are two connections: the end of input is then the end of a connection, behind all that was sent, and no output is
+lost with it. The monitor cuts off a reader whose buffer is full, so the output is read as fast as it comes and kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+from orlop.base import limits
+from orlop.base.errors import FailedPrecondition
+from orlop.services.node import Node
+
+INPUT_BYTES = 8192
+"""The monitor takes this much in one packet."""
+PACKET_BYTES = 64 * limits.KIB
+
+
+class AttachSession:
+    """One attached caller; ``close`` leaves the container as it is, except that a stdin_once container's input ends."""
+
+    def __init__(self, output: socket.socket, entry: socket.socket | None) -> None:
+        self._output = output
+        self._entry = entry
+        self._chunks: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._kept = 0
+        output.setblocking(False)
+        if entry is not None:
+            entry.setblocking(False)
+        asyncio.get_running_loop().add_reader(output.fileno(), self._read)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                packet = self._output.recv(PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet or self._kept > limits.ATTACH_KEPT_BYTES:
+                self._end_output()
+                return
+            self._kept += len(packet)
+            self._chunks.put_nowait((packet[0], packet[1:]))
+
+    def _end_output(self) -> None:
+        if self._output.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._output.fileno())
+            self._output.close()
+            self._chunks.put_nowait(None)
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (stream, bytes) with stream 1 or 2 until the container has ended or this caller fell too far behind."""
+        while (chunk := await self._chunks.get()) is not None:
+            self._kept -= len(chunk[1]) + 1
+            yield chunk
+
+    async def send(self, data: bytes) -> None:
+        """Write to the container's stdin; what nobody reads any more is dropped."""
+        if self._entry is None:
+            return
+        loop = asyncio.get_running_loop()
+        for at in range(0, len(data), INPUT_BYTES):
+            try:
+                await loop.sock_sendall(self._entry, data[at : at + INPUT_BYTES])
+            except (BrokenPipeError, ConnectionResetError):
+                self.end_input()
+                return
+
+    def end_input(self) -> None:
+        """End the container's stdin, if it was created with stdin_once."""
+        if self._entry is not None:
+            self._entry.close()
+            self._entry = None
+
+    def close(self) -> None:
+        self.end_input()
+        self._end_output()
+
+
+async def attach_container(node: Node, container_id: str, *, stdin: bool) -> AttachSession:
+    """Attach to a created or running container. Raises NotFound, FailedPrecondition (ended, or it has no stdin)."""
+    row = node.pods.container(container_id)
+    if row.finished_at or not row.created_at:
+        raise FailedPrecondition(f"container {row.id}: cannot be attached to, it is {row.state.name.lower()}")
+    if stdin and not row.config.stdin:
+        raise FailedPrecondition(f"container {row.id}: has no stdin")
+    monitor = node.live.need(row.sandbox_id).monitor
+    output = await monitor.attach(row.id, stdin=False, stdout=True, stderr=not row.config.tty)
+    try:
+        entry = await monitor.attach(row.id, stdin=True, stdout=False, stderr=False) if stdin else None
+    except BaseException:
+        output.close()
+        raise
+    return AttachSession(output, entry)
+
+
+async def resize_container(node: Node, container_id: str, rows: int, columns: int) -> None:
+    """Set the size of a container's terminal. Raises NotFound, FailedPrecondition (it has none)."""
+    row = node.pods.container(container_id)
+    if not row.config.tty:
+        raise FailedPrecondition(f"container {row.id}: has no terminal")
+    await node.live.need(row.sandbox_id).monitor.resize(row.id, rows, columns)

@@ -1,0 +1,206 @@
+"""Run a command in a container with its streams connected to the caller, as `orlop exec -it` asks. Test: tests/cri/test_cli.py.
+
+    running? -> sub-cgroup -> join plan (pure) -> monitor runs it on our pipes or a new terminal -> chunks both ways -> exit code
+
+Output waits for the caller: nobody but the caller is kept waiting by a slow terminal. When the caller goes away without an end, everything in
+the command's cgroup is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from orlop.services.containers.launch import plan_exec
+
+from orlop.base import limits
+from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
+from orlop.base.ids import new_exec_id
+from orlop.monitor.client import Exited
+from orlop.services.node import Node
+from orlop.specs.pod import ContainerState
+
+READ_BYTES = 64 * limits.KIB
+DRAIN_SECONDS = 0.05
+"""How long output that is already written may take to be read after the command has ended, when a child keeps the pipe open."""
+STDOUT, STDERR = 1, 2
+END_OF_INPUT = b"\x04"
+"""Ctrl-D: what ends input on a terminal."""
+
+
+class ExecStream:
+    """A running command; owns its pipes or its terminal."""
+
+    def __init__(self, subject: str, ended: asyncio.Future[Exited]) -> None:
+        self._subject = subject
+        self._ended = ended
+        self._outputs: dict[int, int] = {}
+        self._input = -1
+        self._terminal = False
+
+    def adopt(self, *, entry: int = -1, outputs: dict[int, int], terminal: bool) -> None:
+        """Take over the descriptors of the caller's side."""
+        self._input, self._outputs, self._terminal = entry, outputs, terminal
+        for descriptor in {entry, *outputs.values()} - {-1}:
+            os.set_blocking(descriptor, False)
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (stream, bytes) until the command has ended and what it wrote is read."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        open_outputs = dict(self._outputs)
+        self._ended.add_done_callback(lambda _: ready.set())
+        for descriptor in open_outputs.values():
+            loop.add_reader(descriptor, ready.set)
+        try:
+            deadline = 0.0
+            while open_outputs:
+                progress = False
+                for stream, descriptor in tuple(open_outputs.items()):
+                    data = _read(descriptor)
+                    if data:
+                        progress = True
+                        yield stream, data
+                    elif data is not None:
+                        loop.remove_reader(descriptor)
+                        del open_outputs[stream]
+                if progress:
+                    continue
+                if self._ended.done():
+                    deadline = deadline or loop.time() + DRAIN_SECONDS
+                    if loop.time() >= deadline:
+                        break
+                ready.clear()
+                timeout = deadline - loop.time() if deadline else None
+                try:
+                    async with asyncio.timeout(timeout):
+                        await ready.wait()
+                except TimeoutError:
+                    break
+        finally:
+            for descriptor in open_outputs.values():
+                loop.remove_reader(descriptor)
+
+    async def wait(self) -> int:
+        """Return the exit code: 128 and the signal's number for a command that a signal ended."""
+        try:
+            exited = await self._ended
+        except asyncio.CancelledError:
+            if self._ended.cancelled():
+                raise Internal(f"{self._subject}: the pod's monitor ended") from None
+            raise
+        return 128 + exited.signal if exited.signal else exited.exit_code
+
+    async def send(self, data: bytes) -> None:
+        """Write to the command's input; what nobody reads any more is dropped."""
+        loop = asyncio.get_running_loop()
+        view = memoryview(data)
+        while view and self._input >= 0:
+            try:
+                view = view[os.write(self._input, view) :]
+            except BlockingIOError:
+                writable = asyncio.Event()
+                loop.add_writer(self._input, writable.set)
+                try:
+                    await writable.wait()
+                finally:
+                    if self._input >= 0:
+                        loop.remove_writer(self._input)
+            except OSError:
+                await self.end_input()
+                return
+
+    async def end_input(self) -> None:
+        """End the command's input: a pipe is closed, a terminal gets its end-of-file character."""
+        if self._input < 0:
+            return
+        if self._terminal:
+            await self.send(END_OF_INPUT)
+        else:
+            os.close(self._input)
+            self._input = -1
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of the terminal; the kernel tells the command."""
+        if self._terminal and self._input >= 0:
+            fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def close(self) -> None:
+        for descriptor in {self._input, *self._outputs.values()} - {-1}:
+            os.close(descriptor)
+        self._input, self._outputs = -1, {}
+
+
+def _read(descriptor: int) -> bytes | None:
+    """Return what is there, b"" at the end, None when there is nothing yet. EIO: the last user of a terminal is gone."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+@asynccontextmanager
+async def exec_stream(
+    node: Node, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool
+) -> AsyncIterator[ExecStream]:
+    """Run a command as long as the context lasts.
+
+    Raises NotFound, InvalidArgument (empty command), FailedPrecondition (not running), Internal (it could not be executed: which step).
+    """
+    row = node.pods.container(container_id)
+    if not command:
+        raise InvalidArgument(f"container {row.id}: exec: the command is empty")
+    if row.state is not ContainerState.RUNNING:
+        raise FailedPrecondition(f"container {row.id}: exec: it is {row.state.name.lower()}, not running")
+    pod = node.live.need(row.sandbox_id)
+    exec_id = new_exec_id()
+    cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
+    ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+    pod.exec_exits[exec_id] = ended
+    stream = ExecStream(f"container {row.id}: exec", ended)
+    theirs: list[int] = []
+    try:
+        launch = plan_exec(node, row, cgroup, command, tty=tty)
+        entry, outputs = -1, {}
+        if not tty:
+            for number in (STDOUT, STDERR):
+                outputs[number], theirs_end = os.pipe2(os.O_CLOEXEC)
+                theirs.append(theirs_end)
+            if stdin:
+                theirs_end, entry = os.pipe2(os.O_CLOEXEC)
+                theirs.append(theirs_end)
+            stream.adopt(entry=entry, outputs=outputs, terminal=False)
+        try:
+            started = await pod.monitor.exec(
+                exec_id,
+                row.id,
+                launch.plan,
+                launch.fds,
+                stdin=theirs[2] if stdin and not tty else -1,
+                stdout=-1 if tty else theirs[0],
+                stderr=-1 if tty else theirs[1],
+                tty=tty,
+                cgroup_fd=cgroup.kill_fd,
+                v2=cgroup.version == 2,
+                kill_on_disconnect=True,
+            )
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        if tty:
+            stream.adopt(entry=started.master_fd, outputs={STDOUT: started.master_fd}, terminal=True)
+        yield stream
+    finally:
+        if not ended.done():
+            node.cgroups.kill_all(cgroup.path)
+        pod.exec_exits.pop(exec_id, None)
+        stream.close()
+        cgroup.close()
+        node.cgroups.remove_exec(row.cgroup, exec_id)
