@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         faults.arm(os.environ.get("ORLOP_FAULTS", ""))
         # Imported late: --check-config and --help need none of the parts.
-        lifecycle = importlib.import_module("orlop.daemon.lifecycle")
+        from orlop.daemon import lifecycle
+
         asyncio.run(lifecycle.run(config))
     except OrlopError as error:
         logging.getLogger("orlop.daemon").critical("cannot run: %s", error.diagnostics())

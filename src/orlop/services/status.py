@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 from orlop import __version__
-from orlop.kernel.probe import Probe
 from orlop.services.node import Node
 
 
@@ -46,21 +44,21 @@ class RuntimeStatus:
 
 async def runtime_status(node: Node) -> RuntimeStatus:
     """Return the node's conditions and abilities. RuntimeReady is always true: RPCs are let in only after recovery."""
-    network = node.network.status()
+    network = await node.network.status()
     return RuntimeStatus(
         conditions=(
             Condition(type="RuntimeReady", status=True),
             Condition(
                 type="NetworkReady",
                 status=network.ready,
-                reason="" if network.ready else "NetworkPluginNotReady",
+                reason=network.reason,
                 message=network.message,
             ),
         ),
         handlers=tuple(
             HandlerFeatures(
                 name=name,
-                recursive_read_only_mounts=_recursive_read_only(),
+                recursive_read_only_mounts=node.host.recursive_readonly,
                 user_namespaces=False,
             )
             for name in node.handlers
@@ -77,8 +75,3 @@ async def runtime_status(node: Node) -> RuntimeStatus:
             "tasks": node.supervisor.statistics(),
         },
     )
-
-
-@cache
-def _recursive_read_only() -> bool:
-    return Probe().has("recursive_read_only")

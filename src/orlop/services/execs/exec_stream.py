@@ -16,12 +16,11 @@ import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from orlop.services.containers.launch import plan_exec
-
 from orlop.base import limits
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import Exited
+from orlop.services.containers.launch import plan_exec
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState
 
