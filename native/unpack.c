@@ -581,7 +581,7 @@ static int parent_directory(struct unpack *u, const char *path, size_t length, b
             /* a file in the way, or a whiteout that make_parents turns into a directory */
             fd = make_parents(u, copy);
         else if (errno == ENOENT || errno == ENOTDIR)
-            fail(u, UNPACK_REFUSED, errno, "directory %.200s is not in this layer", copy);
+            fail(u, UNPACK_REFUSED, errno, "hard link target: directory %.200s is not in this layer", copy);
         else
             fail_system(u, "open parent");
     }

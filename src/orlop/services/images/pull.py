@@ -23,6 +23,7 @@ from orlop.services.images.parts import ImageParts, describe
 from orlop.services.images.progress import LayerTrack, PullProgress, PullTracker
 from orlop.services.images.record import ImageRecord
 from orlop.services.images.recover import sync_images
+from orlop.services.images.remove import prune_blobs, prune_layers
 from orlop.specs.descriptor import Descriptor, Platform
 from orlop.specs.digest import chain_id
 from orlop.specs.image import (
@@ -88,12 +89,24 @@ async def pull_image(
         tracker.listeners.append(progress)
     work_tracker = tracker
     try:
-        return await parts.pulls.run(key, lambda: _pull(parts, parsed, wanted, credentials, work_tracker))
+        return await parts.pulls.run(key, lambda: _pull_or_undo(parts, parsed, wanted, credentials, work_tracker))
     finally:
         if progress is not None:
             tracker.listeners.remove(progress)
         if not parts.pulls.is_running(key) and parts.trackers.get(key) is tracker:
             del parts.trackers[key]
+
+
+async def _pull_or_undo(
+    parts: ImageParts, reference: Reference, wanted: Platform, credentials: Credentials | None, tracker: PullTracker
+) -> ImageRecord:
+    try:
+        return await _pull(parts, reference, wanted, credentials, tracker)
+    except BaseException:
+        # Layers and documents that were finished before another one failed belong to no image.
+        prune_layers(parts)
+        prune_blobs(parts)
+        raise
 
 
 async def _pull(
