@@ -10,6 +10,7 @@
 
 #define DEPTH_MAX 8
 #define FREEZE_POLLS 200
+#define UNFROZEN_ROUNDS 8
 
 static int write_file(int dir, const char *name, const char *text) {
     SCOPED_FD fd = openat(dir, name, O_WRONLY | O_CLOEXEC);
@@ -24,24 +25,25 @@ static ssize_t read_file(int dir, const char *name, char *text, size_t size) {
     return n;
 }
 
-/* A pid that ended since it was read is no error; one that was given away since can't be: it would have to be reaped by us first (we are its subreaper). */
+/* By number, not by pidfd: a frozen process keeps its number, and one that we are the parent of keeps it until we reap it. Returns how many were signalled. */
 static int signal_members(int dir, int signal, int depth) {
     SCOPED_FD fd = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -1;
     char text[4096];
     long pid = 0;
+    int count = 0;
     for (ssize_t n; (n = read(fd, text, sizeof text)) > 0;)
         for (ssize_t i = 0; i < n; i++) {
             if (text[i] >= '0' && text[i] <= '9') {
                 pid = pid * 10 + (text[i] - '0');
             } else if (pid > 0) {
-                kill((pid_t)pid, signal);
+                count += kill((pid_t)pid, signal) == 0;
                 pid = 0;
             }
         }
     if (depth == DEPTH_MAX)
-        return 0;
+        return count;
     int again = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *entries = again < 0 ? NULL : fdopendir(again);
     if (!entries) {
@@ -51,26 +53,33 @@ static int signal_members(int dir, int signal, int depth) {
     for (struct dirent *entry; (entry = readdir(entries));)
         if (entry->d_type == DT_DIR && entry->d_name[0] != '.') {
             SCOPED_FD child = openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-            if (child >= 0)
-                signal_members(child, signal, depth + 1);
+            int more = child < 0 ? 0 : signal_members(child, signal, depth + 1);
+            count += more > 0 ? more : 0;
         }
     closedir(entries);
-    return 0;
+    return count;
 }
 
-int signal_tree(int cgroup_dir, int signal) { return signal_members(cgroup_dir, signal, 0); }
+int signal_tree(int cgroup_dir, int signal) { return signal_members(cgroup_dir, signal, 0) < 0 ? -1 : 0; }
 
 int kill_tree(int cgroup_dir, int v2) {
     if (v2)
         return write_file(cgroup_dir, "cgroup.kill", "1");
     /* 1 freeze, so that nobody forks; 2 wait until all are; 3 kill; 4 thaw, then the signals take effect. */
-    char state[32];
+    char state[32] = "";
+    int frozen = 0, count;
     if (write_file(cgroup_dir, "freezer.state", "FROZEN") == 0)
-        for (int i = 0; i < FREEZE_POLLS && read_file(cgroup_dir, "freezer.state", state, sizeof state) > 0 && strncmp(state, "FROZEN", 6) != 0; i++)
-            nanosleep(&(struct timespec){0, 100000}, NULL);
-    int outcome = signal_members(cgroup_dir, SIGKILL, 0);
-    write_file(cgroup_dir, "freezer.state", "THAWED");
-    return outcome;
+        for (int i = 0; i < FREEZE_POLLS && !frozen; i++) {
+            frozen = read_file(cgroup_dir, "freezer.state", state, sizeof state) > 0 && strncmp(state, "FROZEN", 6) == 0;
+            if (!frozen)
+                nanosleep(&(struct timespec){0, 100000}, NULL);
+        }
+    count = signal_members(cgroup_dir, SIGKILL, 0);
+    thaw_tree(cgroup_dir, 0);
+    /* Another hierarchy than the freezer's, or one that would not freeze: who forked in between is met in the next round. */
+    for (int round = 0; !frozen && count > 0 && round < UNFROZEN_ROUNDS; round++)
+        count = signal_members(cgroup_dir, SIGKILL, 0);
+    return count < 0 ? -1 : 0;
 }
 
 void thaw_tree(int cgroup_dir, int v2) {

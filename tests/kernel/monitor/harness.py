@@ -165,11 +165,11 @@ class PodUnderTest:
             )
         )
 
-    def exec_plan(self, container_id: str, script: str, *, tasks: Sequence[Fd] = ()) -> bytes:
+    def exec_plan(self, container_id: str, script: str, *, tasks: Sequence[Fd] = (), into: Fd | None = None) -> bytes:
         return encode(
             make_plan(
                 [
-                    ops.Clone(flags=0, cgroup=None),
+                    ops.Clone(flags=0, cgroup=into),
                     ops.JoinPidOf(container=container_id),
                     ops.JoinMntOf(container=container_id),
                     *(ops.CgroupJoin(tasks=label) for label in tasks),

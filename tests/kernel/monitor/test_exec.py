@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from orlop.monitor.client import MonitorError
 from orlop.oci import kernelnames as k
 from orlop.oci import ops
+from orlop.oci.ops import Fd
 from tests.kernel.monitor.harness import Cgroups, PodUnderTest, logged
 
 pytestmark = pytest.mark.kernel
@@ -73,6 +75,42 @@ async def test_timeout_kills_the_whole_tree(pod: PodUnderTest, cgroups: MakeCgro
     assert output(reading) == b""
     assert sub.pids() == []
     assert len(set(main.pids())) == 1
+
+
+async def test_timeout_kills_the_whole_tree_without_a_freezer(pod: PodUnderTest) -> None:
+    """v1, but the directory is of another hierarchy: those who fork meanwhile are killed in further rounds."""
+    group = Path(f"/sys/fs/cgroup/pids/orlop-test-{uuid.uuid4().hex[:12]}")
+    if not group.parent.is_dir():
+        pytest.skip("no cgroup v1 pids hierarchy")
+    group.mkdir()
+    await pod.run("c1", "sleep 1000")
+    tasks, directory = os.open(group / "tasks", os.O_WRONLY), os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    plan = pod.exec_plan(
+        "c1", "for i in 1 2 3 4; do sh -c 'while true; do (true); done' & done; wait", tasks=[Fd("pids")]
+    )
+    await pod.client.exec("e1", "c1", plan, [tasks], cgroup_fd=directory, timeout_ms=50)
+    os.close(tasks)
+    os.close(directory)
+    assert (await pod.exit_of("e1")).timed_out
+    await pod.wait_for(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+async def test_timeout_kills_the_whole_tree_on_v2(pod: PodUnderTest) -> None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    unified = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
+    if unified is None:
+        pytest.skip("no cgroup v2 hierarchy")
+    group = unified / f"orlop-test-{uuid.uuid4().hex[:12]}"
+    group.mkdir()
+    await pod.run("c1", "sleep 1000")
+    directory = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    plan = pod.exec_plan("c1", "(sleep 1001; sleep 1002) & sleep 1003 & wait", into=Fd("group"))
+    await pod.client.exec("e1", "c1", plan, [directory], cgroup_fd=directory, v2=True, timeout_ms=50)
+    os.close(directory)
+    assert (await pod.exit_of("e1")).timed_out
+    await pod.wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text())
+    group.rmdir()
 
 
 async def test_a_timeout_that_is_not_reached(pod: PodUnderTest) -> None:
