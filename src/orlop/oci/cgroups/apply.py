@@ -41,6 +41,10 @@ def refusal(write: Write, error: OSError) -> OrlopError:
 
 def apply(writes: Iterable[Write], write_file: WriteFile) -> None:
     """Write all in order; those refused with EINVAL once more after the others."""
+    _apply(writes, write_file, [])
+
+
+def _apply(writes: Iterable[Write], write_file: WriteFile, done: list[Write]) -> None:
     again: list[Write] = []
     for write in writes:
         try:
@@ -49,11 +53,29 @@ def apply(writes: Iterable[Write], write_file: WriteFile) -> None:
             if error.errno != errno.EINVAL:
                 raise refusal(write, error) from error
             again.append(write)
+        else:
+            done.append(write)
     for write in again:
         try:
             write_file(write)
         except OSError as error:
             raise refusal(write, error) from error
+        done.append(write)
+
+
+def _restore(subject: str, old: Iterable[Write], write_file: WriteFile) -> None:
+    """Put old values back; one that cannot be put back does not keep the others from it."""
+    pending = list(old)
+    for last in (False, True):
+        refused: list[Write] = []
+        for write in pending:
+            try:
+                write_file(write)
+            except OSError as error:
+                refused.append(write)
+                if last:
+                    log.error("cgroup %s: %s could not be put back to %s: %s", subject, write.file, write.value, error)
+        pending = refused
 
 
 def apply_or_restore(subject: str, writes: Iterable[Write], read_file: ReadFile, write_file: WriteFile) -> list[Write]:
@@ -61,10 +83,9 @@ def apply_or_restore(subject: str, writes: Iterable[Write], read_file: ReadFile,
 
     Files whose text is not what one writes (``io.max`` and other per-device ones) cannot be put back; they are written last.
     """
-    old: list[Write] = []
+    old: dict[str, Write] = {}
     changed: list[Write] = []
-    ordered = sorted(writes, key=lambda write: " " in write.value and ":" in write.value)
-    for write in ordered:
+    for write in sorted(writes, key=lambda write: " " in write.value and ":" in write.value):
         try:
             before = read_file(write)
         except FileNotFoundError as error:
@@ -73,13 +94,11 @@ def apply_or_restore(subject: str, writes: Iterable[Write], read_file: ReadFile,
             continue
         changed.append(write)
         if "\n" not in before and ":" not in before:
-            old.append(Write(controller=write.controller, file=write.file, value=before))
+            old[write.file] = Write(controller=write.controller, file=write.file, value=before)
+    done: list[Write] = []
     try:
-        apply(changed, write_file)
+        _apply(changed, write_file, done)
     except OrlopError:
-        try:
-            apply(reversed(old), write_file)
-        except OrlopError as second:
-            log.error("cgroup %s: old limits could not be put back: %s", subject, second)
+        _restore(subject, [old[write.file] for write in reversed(done) if write.file in old], write_file)
         raise
     return changed

@@ -37,7 +37,8 @@ from orlop.specs.runtime import DeviceCgroup
 
 log = logging.getLogger(__name__)
 
-FREEZE_READS: Final = 200
+FREEZE_NS: Final = 5_000_000
+"""How long freeze() looks for the last process to stand; the caller may ask again."""
 KILL_ROUNDS: Final = 4
 
 
@@ -343,15 +344,20 @@ class V1Driver:
         if self._freezer is None:
             raise FailedPrecondition(f"cgroup {path}: this host has no freezer hierarchy")
         try:
-            # A task that forks while it is being frozen needs the state to be written again.
-            for turn in range(FREEZE_READS):
+            until = time.monotonic_ns() + FREEZE_NS
+            turn = 0
+            while True:
+                # A task that forks while it is being frozen needs the state to be written again.
                 if turn % 16 == 0:
                     self._freezer.write(path, "freezer.state", "FROZEN")
                 if self._freezer.read(path, "freezer.state") == "FROZEN":
                     return True
+                if time.monotonic_ns() > until:
+                    return False
+                turn += 1
+                os.sched_yield()
         except FileNotFoundError:
             return True
-        return False
 
     def thaw(self, path: str) -> None:
         """See CgroupDriver."""

@@ -38,7 +38,8 @@ from orlop.specs.runtime import DeviceCgroup
 
 log = logging.getLogger(__name__)
 
-FREEZE_READS: Final = 200
+FREEZE_NS: Final = 5_000_000
+"""How long freeze() looks for the last process to stand; the caller may ask again."""
 # Handed down where they exist; others (rdma, misc) too when a limit asks for them.
 HANDED_DOWN: Final = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
 
@@ -280,12 +281,14 @@ class V2Driver:
         self._tree.guard(path)
         try:
             self._cgroup.write(path, "cgroup.freeze", "1")
-            for _ in range(FREEZE_READS):
-                if parse_flat(self._cgroup.read(path, "cgroup.events")).get("frozen") == 1:
-                    return True
+            until = time.monotonic_ns() + FREEZE_NS
+            while parse_flat(self._cgroup.read(path, "cgroup.events")).get("frozen") != 1:
+                if time.monotonic_ns() > until:
+                    return False
+                os.sched_yield()
         except FileNotFoundError:
             return True
-        return False
+        return True
 
     def thaw(self, path: str) -> None:
         """See CgroupDriver."""
