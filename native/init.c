@@ -4,16 +4,16 @@
  *
  *   parent                                   child
  *   clone3                                -> closes what is not the plan's, resets signals
- *   id_maps, oom_score_adj; BEGIN (id_maps)  waits for BEGIN if the plan has id_maps
- *                                            JOIN .. IDENTITY           <- MASTER (+fd) from op terminal
- *   rlimits                               <- READY                         if there is a gate or a PARENT op
- *   GO (at once without a gate)           -> waits for GO
+ *   id_maps, oom_score_adj, higher limits    JOIN .. IDENTITY           <- MASTER (+fd) from op terminal
+ *   BEGIN, if there are PARENT ops        -> waits for BEGIN: with id_maps at once, else here; sets its limits
+ *                                         <- READY  } with a gate
+ *   GO                                    -> waits    }
  *                                         <- EXECUTING                     before the first of FINAL
  *   EOF: it runs                             seccomp, final_caps, execve
  *   or                                    <- FAILED {op, errno, detail}
  *
- * rlimits come that late because a small RLIMIT_NOFILE or RLIMIT_FSIZE would break the set-up itself. The child shares no memory with the parent,
- * allocates nothing and never returns. Tests: tests/kernel/executor/.
+ * The child lowers its limits itself, and last: a small RLIMIT_NOFILE would break the set-up, and once it has another user its parent may not set them
+ * without CAP_SYS_RESOURCE. It shares no memory with the parent, allocates nothing and never returns. Tests: tests/kernel/executor/.
  */
 #include "setup.h"
 
@@ -24,7 +24,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -183,13 +182,17 @@ int setup_send_master(struct setup *s, int master) {
     return sendmsg(s->status, &header, MSG_NOSIGNAL) == (ssize_t)sizeof message ? 0 : -1;
 }
 
+struct limits {
+    uint64_t soft, hard;
+};
+
 /* What clone3's two sides need to know about the plan. */
 struct spawn {
     struct op exec;
     struct op join_mnt;      /* join_mnt_of, kind NULL if none */
     int join_mnt_pidfd;
     uint64_t join_mnt_flags;
-    int has_id_maps, has_parent_ops, has_gate;
+    int has_id_maps, has_parent_ops;
 };
 
 static int join_container(struct setup *s, const struct spawn *spawn) {
@@ -214,6 +217,29 @@ static void keep_only_the_plans(struct setup *s, const struct spawn *spawn) {
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         keep[n++] = others[i];
     close_all_but(keep, n);
+}
+
+static int set_limits(struct setup *s) {
+    struct plan_cursor cursor;
+    struct op op;
+    for (plan_rewind(s->plan, &cursor); plan_next(&cursor, &op) && op.kind->phase <= PHASE_PARENT;) {
+        if (op.kind->code != OP_RLIMIT)
+            continue;
+        ARGS(rlimit, &op);
+        struct limits old, new = {a->soft.n, a->hard.n};
+        if (syscall(SYS_prlimit64, 0, a->resource.n, &new, NULL) == 0)
+            continue;
+        if (a->clamp.n && errno == EPERM && syscall(SYS_prlimit64, 0, a->resource.n, NULL, &old) == 0) {
+            new.hard = new.hard < old.hard ? new.hard : old.hard;
+            new.soft = new.soft < new.hard ? new.soft : new.hard;
+            if (syscall(SYS_prlimit64, 0, a->resource.n, &new, NULL) == 0)
+                continue;
+        }
+        fail(s, "resource %u: soft %llu hard %llu", (unsigned)a->resource.n, (unsigned long long)a->soft.n, (unsigned long long)a->hard.n);
+        name_op(s->error, op.index, op.kind->name);
+        return -1;
+    }
+    return 0;
 }
 
 static void __attribute__((noreturn)) child(struct setup *s, const struct spawn *spawn) {
@@ -245,20 +271,24 @@ static void __attribute__((noreturn)) child(struct setup *s, const struct spawn 
 
     struct plan_cursor cursor;
     struct op op;
-    int ready = !spawn->has_gate && !spawn->has_parent_ops, executing = 0;
+    int prepared = 0, executing = 0;
     for (plan_rewind(s->plan, &cursor); plan_next(&cursor, &op);) {
-        if (op.kind->phase >= PHASE_GATE && !ready) {
+        if (op.kind->phase >= PHASE_GATE && !prepared) {
             /* Everything is set up: no fd but stdio and the status socket is needed any more, and none may reach the container (CVE-2024-21626). */
             close_all_but(&s->status, 1);
-            say(s->status, SAID_READY, NULL);
-            wait_for_word(s->status);
-            ready = 1;
-        }
-        if (op.kind->phase == PHASE_FINAL && !executing) {
-            if (!spawn->has_gate && !spawn->has_parent_ops)
-                close_all_but(&s->status, 1);
+            if (spawn->has_parent_ops && !spawn->has_id_maps)
+                wait_for_word(s->status);
+            if (set_limits(s))
+                give_up(s);
             if (!s->umask_done)
                 umask(022);
+            prepared = 1;
+        }
+        if (op.kind->code == OP_GATE) {
+            say(s->status, SAID_READY, NULL);
+            wait_for_word(s->status);
+        }
+        if (op.kind->phase == PHASE_FINAL && !executing) {
             say(s->status, SAID_EXECUTING, NULL);
             executing = 1;
         }
@@ -305,6 +335,16 @@ static int op_oom_score_adj(int proc, pid_t pid, const struct op *op, struct lau
     if (write_child(proc, pid, "oom_score_adj", text) == 0 || (a->clamp.n && (errno == EACCES || errno == EPERM)))
         return 0;
     return fail_at(error, op, NULL, "%s", text);
+}
+
+/* Only what the child could not do: whether it was enough, the child finds out when it sets the limit. */
+static void raise_limit(pid_t pid, const struct op *op) {
+    ARGS(rlimit, op);
+    struct limits limits;
+    if (syscall(SYS_prlimit64, pid, a->resource.n, NULL, &limits) || a->hard.n <= limits.hard)
+        return;
+    limits.hard = a->hard.n;
+    syscall(SYS_prlimit64, pid, a->resource.n, &limits, NULL);
 }
 
 static int clone_child(struct launch *launch, const struct plan *plan, const struct launch_context *context, struct launch_error *error, pid_t *pid) {
@@ -364,14 +404,13 @@ static int do_parent_ops(struct launch *launch, const struct plan *plan, int pro
             outcome = op_id_maps(proc, launch->pid, &op, error);
         else if (op.kind->code == OP_OOM_SCORE_ADJ)
             outcome = op_oom_score_adj(proc, launch->pid, &op, error);
-        else if (op.kind->code == OP_RLIMIT && launch->limit_count == LAUNCH_LIMITS_MAX)
-            errno = E2BIG, outcome = fail_at(error, &op, NULL, "more than %d limits", LAUNCH_LIMITS_MAX);
         else if (op.kind->code == OP_RLIMIT)
-            launch->limits[launch->limit_count++] = (struct launch_limit){op.index, (uint32_t)op.f[0].n, (uint32_t)op.f[3].n, op.f[1].n, op.f[2].n};
+            raise_limit(launch->pid, &op);
         if (outcome)
             return -1;
     }
-    return spawn->has_id_maps && write(status, "b", 1) != 1 ? fail_at(error, NULL, "id_maps", "the child is gone") : 0;
+    /* A child that is gone by now tells so by its end. */
+    return spawn->has_parent_ops && send(status, "b", 1, MSG_NOSIGNAL) != 1 && errno != EPIPE && errno != ECONNRESET ? fail_at(error, NULL, "launch", "status socket") : 0;
 }
 
 /* Which of the container's namespaces differ from ours. One's own user namespace may not be joined again (EINVAL), and to leave it out on that error alone
@@ -425,7 +464,6 @@ static int survey(struct spawn *spawn, int proc, const struct plan *plan, const 
             spawn->exec = op;
         spawn->has_id_maps |= op.kind->code == OP_ID_MAPS;
         spawn->has_parent_ops |= op.kind->phase == PHASE_PARENT;
-        spawn->has_gate |= op.kind->code == OP_GATE;
     }
     return 0;
 }
@@ -453,7 +491,6 @@ int launch_begin(struct launch *launch, const struct plan *plan, const struct la
         child(&s, &spawn);
     }
     launch->pid = pid;
-    launch->gated = (uint8_t)spawn.has_gate;
     if (do_parent_ops(launch, plan, proc, parents, &spawn, error)) {
         kill_and_reap(pid, launch->pidfd);
         close(launch->pidfd);
@@ -476,21 +513,6 @@ int launch_open_gate(struct launch *launch) {
     return send(launch->status, "g", 1, MSG_NOSIGNAL) == 1 ? 0 : -1;
 }
 
-static int set_limit(pid_t pid, const struct launch_limit *limit, struct launch_error *error) {
-    struct rlimit64 { uint64_t soft, hard; } old, new = {limit->soft, limit->hard};
-    if (syscall(SYS_prlimit64, pid, limit->resource, &new, NULL) == 0)
-        return 0;
-    if (limit->clamp && errno == EPERM && syscall(SYS_prlimit64, pid, limit->resource, NULL, &old) == 0) {
-        new.hard = new.hard < old.hard ? new.hard : old.hard;
-        new.soft = new.soft < new.hard ? new.soft : new.hard;
-        if (syscall(SYS_prlimit64, pid, limit->resource, &new, NULL) == 0)
-            return 0;
-    }
-    fail_at(error, NULL, "rlimit", "resource %u: soft %llu hard %llu", limit->resource, (unsigned long long)limit->soft, (unsigned long long)limit->hard);
-    error->op_index = limit->op_index;
-    return -1;
-}
-
 static void finish(struct launch *launch, enum launch_state state) {
     close(launch->status);
     launch->status = -1;
@@ -503,19 +525,6 @@ static void fail_launch(struct launch *launch, const struct launch_error *error)
     launch->error.detail[sizeof launch->error.detail - 1] = 0;
     sys_pidfd_send_signal(launch->pidfd, SIGKILL);
     finish(launch, LAUNCH_FAILED);
-}
-
-static void on_ready(struct launch *launch) {
-    struct launch_error error = {.op_index = NOT_AN_OP};
-    for (uint32_t i = 0; i < launch->limit_count; i++)
-        if (set_limit(launch->pid, &launch->limits[i], &error)) {
-            fail_launch(launch, &error);
-            return;
-        }
-    if (launch->gated)
-        launch->state = LAUNCH_AT_GATE;
-    else
-        send(launch->status, "g", 1, MSG_NOSIGNAL); /* should the child be gone, the EOF tells */
 }
 
 static void on_eof(struct launch *launch) {
@@ -539,12 +548,13 @@ enum launch_state launch_pump(struct launch *launch) {
         } control;
         struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
         ssize_t n = recvmsg(launch->status, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (n < 0 && errno == EINTR)
+        /* ECONNRESET, once: the child went without reading our BEGIN. What it said before is still in the queue. */
+        if (n < 0 && (errno == EINTR || errno == ECONNRESET))
             continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             break;
         if (n != (ssize_t)sizeof message) {
-            on_eof(launch); /* also ECONNRESET: it went without reading our last word */
+            on_eof(launch);
             break;
         }
         struct cmsghdr *c = CMSG_FIRSTHDR(&header);
@@ -556,7 +566,7 @@ enum launch_state launch_pump(struct launch *launch) {
         else if (fd >= 0)
             close(fd);
         if (message.said == SAID_READY)
-            on_ready(launch);
+            launch->state = LAUNCH_AT_GATE;
         else if (message.said == SAID_EXECUTING)
             launch->executing = 1;
         else if (message.said == SAID_FAILED)

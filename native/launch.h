@@ -4,7 +4,7 @@
  *   monitor                       child (init.c)
  *     launch_begin()  clone3  ->    ops JOIN..IDENTITY
  *     (PARENT ops)                  gate: sends LAUNCH_READY, waits
- *     launch_pump()   <-  READY; sets the rlimits
+ *     launch_pump()   <-  READY
  *     launch_open_gate()  ->        ops FINAL, execve
  *     launch_pump()   <-  EOF (close-on-exec): running;  or  LAUNCH_FAILED {op, errno, detail}
  *
@@ -46,14 +46,6 @@ int plan_run_pod(const struct plan *plan, pid_t *init_pid, int *pidns_fd, struct
 
 enum launch_state { LAUNCH_SETTING_UP, LAUNCH_AT_GATE, LAUNCH_RUNNING, LAUNCH_FAILED };
 
-#define LAUNCH_LIMITS_MAX 32
-
-/* A limit that is set when the child has done its set-up: a small RLIMIT_NOFILE would break the set-up itself. */
-struct launch_limit {
-    uint32_t op_index, resource, clamp;
-    uint64_t soft, hard;
-};
-
 struct launch {
     pid_t pid;
     int pidfd;
@@ -61,9 +53,7 @@ struct launch {
     enum launch_state state;
     int terminal_master;             /* from op terminal, else -1 */
     struct launch_error error;       /* when LAUNCH_FAILED; the process has been killed, its parent reaps it */
-    uint8_t gated, executing;        /* from here on: init.c's own */
-    uint32_t limit_count;
-    struct launch_limit limits[LAUNCH_LIMITS_MAX];
+    int executing;                   /* init.c's own */
 };
 
 /* What the monitor knows and a plan may name. */

@@ -59,3 +59,9 @@ def test_make_plan_collects_fds_in_order_of_first_use() -> None:
 def test_make_plan_refuses_a_phase_that_goes_backwards() -> None:
     with pytest.raises(InvalidArgument, match="op hostname of phase NS after phase ROOT"):
         ops.make_plan([ops.PivotRoot(), ops.Hostname(name="x")])
+
+
+def test_codes_ascend() -> None:
+    """The native decoder looks them up by bisection."""
+    codes = [op.opcode for op in ops.OPS]
+    assert codes == sorted(set(codes))
