@@ -190,6 +190,29 @@ static void do_pod(struct connection *c, const struct message *m, const int *fds
 
 /* ---- containers ---- */
 
+/* A child must not inherit the monitor's own protection from the OOM killer: without the op a container gets what the daemon has, an exec what its container has. */
+static void unprotect(const struct container *k, const struct plan *plan) {
+    struct plan_cursor cursor;
+    struct op op;
+    char path[40], text[16];
+    if (!pod.oom_score[0])
+        return;
+    for (plan_rewind(plan, &cursor); plan_next(&cursor, &op);)
+        if (strcmp(op.kind->name, "oom_score_adj") == 0)
+            return;
+    memcpy(text, pod.oom_score, sizeof text);
+    if (k->of) {
+        snprintf(path, sizeof path, "/proc/%d/oom_score_adj", (int)k->of->pid);
+        SCOPED_FD from = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = from < 0 ? -1 : read(from, text, sizeof text - 1);
+        text[n > 0 ? n : 0] = 0;
+    }
+    snprintf(path, sizeof path, "/proc/%d/oom_score_adj", (int)k->launch.pid);
+    SCOPED_FD to = open(path, O_WRONLY | O_CLOEXEC);
+    if (to >= 0 && write(to, text, strlen(text)) < 0)
+        return; /* raising is always allowed: it has ended */
+}
+
 /* Decodes the plan, clones. On failure the container is released and the caller answered; else the reply comes when the child has spoken. */
 static void begin(struct connection *c, const struct message *m, struct container *k, int plan_fd, const int *fds, const struct field *indexes, const int stdio[3]) {
     struct launch_error error = {.op_index = UINT32_MAX};
@@ -211,6 +234,8 @@ static void begin(struct connection *c, const struct message *m, struct containe
             snprintf(error.detail, sizeof error.detail, "a pod plan makes no container");
         } else {
             failed = launch_begin(&k->launch, &plan, &context, &error);
+            if (!failed)
+                unprotect(k, &plan);
         }
     }
     if (bytes)

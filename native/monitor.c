@@ -141,11 +141,14 @@ static void sweep(void) {
         pod.attach_graveyard = a->next, free(a);
 }
 
+/* The monitor is not to be killed for what its containers use. Lowering may be forbidden (no CAP_SYS_RESOURCE): then it is as killable as its daemon, and
+ * recovery says MonitorLost. What it was before is what a container gets whose plan says nothing (control.c). */
 static void own_oom_score(void) {
-    SCOPED_FD fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    /* Lowering may be forbidden (no CAP_SYS_RESOURCE): then the monitor is as killable as its daemon, and recovery says MonitorLost. */
-    if (fd >= 0 && write(fd, "-999", 4) != 4)
-        return;
+    SCOPED_FD fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : pread(fd, pod.oom_score, sizeof pod.oom_score - 1, 0);
+    pod.oom_score[n > 0 ? n : 0] = 0;
+    if (n > 0 && pwrite(fd, "-999", 4, 0) != 4)
+        pod.oom_score[0] = 0;
 }
 
 static void become_monitor(void) {

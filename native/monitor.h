@@ -85,6 +85,7 @@ struct pod {
     pid_t init;
     uint64_t unshared;
     int is_made, ending;
+    char oom_score[16];            /* what oom_score_adj was before we lowered ours; empty: we did not */
     struct source listener, signals;
     struct connection *connections;
     struct container *containers, *graveyard;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -227,3 +228,40 @@ async def test_spawn_twice_and_without_a_binary(pod: PodUnderTest, tmp_path: Pat
     with pytest.raises(Internal, match="cannot start monitor /none"):
         await spawn_monitor("orlop-test", tmp_path / "other", Path("/none"))
     assert (pod.directory / "monitor.sock").stat().st_mode & 0o777 == 0o600
+
+
+async def test_two_hundred_containers_leave_the_monitor_as_it_was(pod: PodUnderTest) -> None:
+    """Created, failed, attached, killed, removed in every order, eight at a time: no fd, no child and no row stays."""
+
+    async def cycle(i: int) -> None:
+        name = f"c{i}"
+        await pod.create(name, f"echo {i}; sleep 1000", stdin=i % 2 == 0, argv=("/bin/none",) if i % 5 == 4 else ())
+        if i % 3 == 0:
+            (await pod.client.attach(name, stdin=True)).close()
+        if i % 5 == 3:
+            await pod.client.remove(name)
+            return
+        if i % 5 == 4:
+            with pytest.raises(MonitorError):
+                await pod.client.start(name)
+        else:
+            await pod.client.start(name)
+            reading = await pod.exec(f"e{i}", name, "exit 0")
+            if i % 2:
+                await pod.exit_of(f"e{i}")
+            os.close(reading)
+            await pod.client.kill(name, signal.SIGKILL, all=True)
+        await pod.exit_of(name)
+        await pod.client.remove(name)
+
+    async def worker(first: int) -> None:
+        for i in range(first, 200, 8):
+            await cycle(i)
+
+    await cycle(1000)
+    fds = len(os.listdir(f"/proc/{pod.pid}/fd"))
+    await asyncio.gather(*(worker(first) for first in range(8)))
+    await pod.client.hello()
+    assert pod.client.containers == ()
+    assert len(os.listdir(f"/proc/{pod.pid}/fd")) == fds
+    assert Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text() == ""

@@ -54,6 +54,20 @@ async def test_sigkill_is_no_oom(pod: PodUnderTest, cgroups: MakeCgroups) -> Non
     assert (event.exit_code, event.oom_killed) == (137, False)
 
 
+async def test_no_container_inherits_the_monitors_protection(pod: PodUnderTest) -> None:
+    """Where the monitor may protect itself (CAP_SYS_RESOURCE) its children would inherit it."""
+    own = Path("/proc/self/oom_score_adj").read_text()
+    monitor = Path(f"/proc/{pod.pid}/oom_score_adj").read_text()
+    assert monitor in ("-999\n", own)
+    created = await pod.run("c1", "sleep 1000")
+    assert Path(f"/proc/{created.pid}/oom_score_adj").read_text() == own
+    Path(f"/proc/{created.pid}/oom_score_adj").write_text("500")
+    reading = await pod.exec("e1", "c1", "read x < /proc/self/oom_score_adj; echo $x")
+    await pod.exit_of("e1")
+    with open(reading) as output:
+        assert output.read() == ("500\n" if monitor == "-999\n" else own)
+
+
 def pss_kb(pid: int) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
