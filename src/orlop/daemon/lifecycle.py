@@ -65,6 +65,8 @@ async def run(config: Config) -> None:
         state,
         registry_config_path=config.registry.config_path,
         cgroup_driver=config.runtime.cgroup_driver,
+        bridge=config.network.bridge,
+        subnets=config.network.subnets,
     )
     server = CriServer(node, config.listen)
     loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config)))

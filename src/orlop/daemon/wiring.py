@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from orlop.base.ids import DiffId
@@ -12,17 +13,16 @@ from orlop.base.supervise import Supervisor
 from orlop.kernel.cgroupfs import discover_mounted
 from orlop.kernel.probe import Probe
 from orlop.metadata.pods import PodStore
+from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS, BridgeNetwork
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.services.containers.devices import host_devices
 from orlop.services.containers.spec import Host
 from orlop.services.events import EventHub
-from orlop.services.hostonly import HostOnlyNetwork
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
 from orlop.services.node import Node
-from orlop.services.ports import PodNetwork
 from orlop.snapshots.overlay import OverlaySnapshots
 
 
@@ -34,7 +34,8 @@ def wire(
     cgroup_driver: str = "cgroupfs",
     cgroup_parent: str = DEFAULT_PARENT,
     handlers: tuple[str, ...] = (),
-    network: PodNetwork | None = None,
+    bridge: str = DEFAULT_BRIDGE,
+    subnets: Sequence[str] = DEFAULT_SUBNETS,
 ) -> Node:
     """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
     supervisor = Supervisor("orlopd")
@@ -58,7 +59,7 @@ def wire(
         snapshots=OverlaySnapshots(root, images.trash),
         cgroups=cgroups,
         cpu_rates=CpuRates(),
-        network=network or HostOnlyNetwork(),
+        network=BridgeNetwork(ipam_directory=state.ipam(), bridge=bridge, subnets=subnets),
         images=images,
         host=describe_host(probe, cgroup_v2=cgroups.version == 2),
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),

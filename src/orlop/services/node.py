@@ -10,13 +10,13 @@ from orlop.base.keylock import Joiner, KeyLock
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.base.supervise import Supervisor
 from orlop.metadata.pods import PodStore
+from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.services.containers.spec import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
-from orlop.services.ports import PodNetwork
 from orlop.snapshots.overlay import OverlaySnapshots
 
 
@@ -33,7 +33,7 @@ class Node:
     snapshots: OverlaySnapshots
     cgroups: CgroupDriver
     cpu_rates: CpuRates
-    network: PodNetwork
+    network: Network
     images: ImageParts
     host: Host
     """What this node is and can, for the runtime specs."""

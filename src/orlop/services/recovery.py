@@ -40,7 +40,7 @@ from orlop.services.monitors import (
     watch_monitor,
 )
 from orlop.services.node import Node
-from orlop.services.sandboxes.run import netns_path
+from orlop.services.sandboxes.run import detach_network
 from orlop.services.sandboxes.shm import KEPT_NAME
 from orlop.specs.pod import EventType, NamespaceMode
 
@@ -149,8 +149,7 @@ async def _revive(row: SandboxRow, client: MonitorClient) -> LivePod:
 
 async def _undo_half_made(node: Node, row: SandboxRow, client: MonitorClient | None) -> None:
     """RunPodSandbox did not get to its end: undo what it may have done, in reverse order, and drop the row."""
-    if not row.host_network:
-        await node.network.detach(row.id, None, row.config, netns_path(row))
+    await detach_network(node, row)
     if client is not None:
         await end_monitor(client)
     shutil.rmtree(node.state.pod(row.id), ignore_errors=True)

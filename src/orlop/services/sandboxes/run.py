@@ -21,6 +21,7 @@ from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
 from orlop.metadata.pods import SandboxRow
 from orlop.monitor.spawn import spawn_monitor
+from orlop.network.attachment import decode_attachment, request_from_config
 from orlop.oci.codec import encode
 from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
@@ -137,9 +138,12 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         stages.mark("namespaces")
 
         if not host_network:
-            undo.push("network", lambda: node.network.detach(row.id, None, config, netns_path(row)))
-            attached = await node.network.attach(row.id, namespaces, config, netns_path(row))
-            row = msgspec.structs.replace(row, network=attached.record, ips=attached.addresses)
+            request = request_from_config(
+                row.id, config, netns_fd=pod.netns_fd, netlink=pod.netlink, netns_path=netns_path(row)
+            )
+            undo.push("network", lambda: node.network.detach(request, None))
+            attachment = await node.network.attach(request)
+            row = msgspec.structs.replace(row, network=msgspec.Raw(msgspec.json.encode(attachment)), ips=attachment.ips)
             node.pods.put_sandbox(row)
         faults.reach(NETWORK)
         stages.mark("network")
@@ -159,6 +163,21 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
 def netns_path(row: SandboxRow) -> str:
     """Return the path that CNI plugins get; valid as long as the monitor lives."""
     return f"/proc/{row.monitor_pid}/ns/net"
+
+
+async def detach_network(node: Node, row: SandboxRow) -> None:
+    """Give back what a pod has of the network; idempotent, also after half an attach and after the monitor's end."""
+    if row.host_network:
+        return
+    pod = node.live.get(row.id)
+    request = request_from_config(
+        row.id,
+        row.config,
+        netns_fd=-1 if pod is None else pod.netns_fd,
+        netlink=None if pod is None else pod.netlink,
+        netns_path=netns_path(row),
+    )
+    await node.network.detach(request, decode_attachment(row.network))
 
 
 async def _end_monitor(node: Node, sandbox_id: SandboxId) -> None:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 
 from orlop.metadata.pods import SandboxRow
+from orlop.network.stats import interface_stats
 from orlop.services.containers.stats import list_container_stats
 from orlop.services.node import Node
 from orlop.services.sandboxes.status import view_sandbox
-from orlop.specs.pod import SandboxState, SandboxStats
+from orlop.specs.pod import InterfaceStats, SandboxState, SandboxStats
 
 
 async def sandbox_stats(node: Node, sandbox_id: str) -> SandboxStats:
@@ -39,12 +40,17 @@ async def measure(node: Node, row: SandboxRow) -> SandboxStats:
         row.cgroup_parent,
         [each.cgroup for each in node.pods.containers_of(row.id) if each.cgroup and not each.finished_at],
     )
+    interfaces: tuple[InterfaceStats, ...] = ()
+    pod = node.live.get(row.id)
+    if pod is not None and pod.netlink is not None:
+        interfaces = interface_stats(pod.netlink)
     return SandboxStats(
         sandbox=view_sandbox(node, row, verbose=False),
         cpu=figures.cpu(node.cpu_rates.rate(row.id, figures.timestamp, figures.cpu_usage)),
         memory=figures.memory(),
         io=figures.io(),
         network_timestamp=time.time_ns(),
+        interfaces=interfaces,
         process_count=figures.pids,
         containers=containers,
     )

@@ -17,7 +17,7 @@ from orlop.metadata.pods import SandboxRow
 from orlop.services.containers.stop import kill_container
 from orlop.services.monitors import publish_sandbox
 from orlop.services.node import Node
-from orlop.services.sandboxes.run import netns_path
+from orlop.services.sandboxes.run import detach_network
 from orlop.specs.pod import EventType
 
 CONTAINERS, NETWORK, STOPPED = "sandbox.stop.containers", "sandbox.stop.network", "sandbox.stop.stopped"
@@ -39,9 +39,8 @@ async def _stop(node: Node, row: SandboxRow) -> None:
     if running:
         await asyncio.gather(*(kill_container(node, each.id) for each in running))
     faults.reach(CONTAINERS)
-    if not row.host_network:
-        await node.network.detach(row.id, row.network, row.config, netns_path(row))
-        faults.reach(NETWORK)
+    await detach_network(node, row)
+    faults.reach(NETWORK)
     if not row.stopped_at:
         row = msgspec.structs.replace(row, stopped_at=time.time_ns())
         node.pods.put_sandbox(row)
