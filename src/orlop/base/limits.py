@@ -79,3 +79,12 @@ LAYER_DOWNLOADS: Final = 6
 ERROR_BODY_BYTES: Final = 4 * KIB
 INGEST_KEEP_SECONDS: Final = 7 * 86400.0
 """A download that nobody has continued for so long is removed at start."""
+# Networks.
+HOSTS_FILE_BYTES: Final = 1 * MIB
+"""The host's own /etc/hosts and /etc/resolv.conf, copied into pods."""
+CNI_CONFIG_BYTES: Final = 1 * MIB
+CNI_OUTPUT_BYTES: Final = 1 * MIB
+CNI_ADD_SECONDS: Final = 120.0
+CNI_DEL_SECONDS: Final = 60.0
+CNI_CHECK_SECONDS: Final = 30.0
+CNI_STATUS_SECONDS: Final = 10.0

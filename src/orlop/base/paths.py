@@ -107,6 +107,10 @@ class StatePaths:
         """Address reservations of the built-in network: host-local's layout, ``ipam/<network>/<address>``."""
         return self.state / "ipam"
 
+    def cni(self) -> Path:
+        """What CNI plugins were asked to ADD, one file a pod: ``cni/<sandbox id>.json``; removed after their DEL."""
+        return self.state / "cni"
+
 
 def monitor_binary() -> Path:
     """Return the static monitor that is installed beside this package; ORLOP_MONITOR names another build (tests)."""

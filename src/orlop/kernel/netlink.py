@@ -389,7 +389,8 @@ _sequence = 0
 
 
 def _next_sequence() -> int:
-    global _sequence  # noqa: PLW0603 - one counter for all sockets: an answer can never be taken for another's
+    # One counter for all sockets: an answer can never be taken for another's.
+    global _sequence
     _sequence = (_sequence + 1) & 0x7FFFFFFF or 1
     return _sequence
 
