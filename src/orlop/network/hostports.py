@@ -27,8 +27,8 @@ from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
 from orlop.kernel import conntrack, nftables
 from orlop.kernel.netlink import NetlinkError, Network
 from orlop.kernel.nftables import Element, NftError
-from orlop.network.attachment import PortMapping
 from orlop.network.attachment import IpAddress as Address
+from orlop.network.attachment import PortMapping
 
 _PROTOCOLS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _PROTOCOL_NAMES: Final = {number: name for name, number in _PROTOCOLS.items()}
