@@ -54,7 +54,8 @@ def orlopd(registry: Source) -> Iterator[Daemon]:
         before = scope.take()
         yield daemon
         daemon.remove_pods()
-        assert scope.settle(before) == {}, "left behind by the pods of this module"
+        left = scope.settle(before)
+        assert left == {}, f"left behind by the pods of this module: {left}"
 
 
 @pytest.fixture

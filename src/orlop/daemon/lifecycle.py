@@ -73,6 +73,9 @@ async def run(config: Config) -> None:
     await server.start()
     await recover_images(node.images)
     await recover(node)
+    network = await node.network.status()
+    if not network.ready:
+        log.warning("network is not ready: %s", network.message)
     # What is alive now lives as long as the daemon: keep it out of every later collection.
     gc.collect()
     gc.freeze()
