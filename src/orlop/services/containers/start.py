@@ -52,9 +52,10 @@ async def start_container(node: Node, container_id: str) -> None:
         faults.reach(GATE)
         stages.mark("start")
         row = node.pods.container(row.id)
-        if not row.started_at or not row.finished_at:
-            row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
-            node.pods.put_container(row)
+        # A short-lived container's exit may have been taken in before this reply was read: its row has no start of its own yet.
+        started_ns = min(started_ns, row.finished_at) if row.finished_at else started_ns
+        row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
+        node.pods.put_container(row)
         publish(node, EventType.STARTED, row)
         faults.reach(STARTED)
         take_exit(node, pod, row.id)
