@@ -7,6 +7,7 @@ Test: tests/unit/specs/test_runtime.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -376,10 +377,58 @@ def to_json(spec: RuntimeSpec, *, lossy: bool = False) -> bytes:
             raise InvalidArgument(
                 "config.json: process.env or process.args is not UTF-8; JSON cannot carry it"
             ) from error
-    process = msgspec.structs.replace(
-        spec.process, args=tuple(map(_readable, spec.process.args)), env=tuple(map(_readable, spec.process.env))
+    return _encoder.encode(_map_texts(spec, _readable))
+
+
+# U+10FF80 .. U+10FFFF, the last private code points: in a stored document they stand for the bytes 0x80 .. 0xFF.
+_BYTE_BASE: Final = 0x10FF00
+_BYTE_MARKS: Final = (b"\xf4\x8f\xbe", b"\xf4\x8f\xbf")
+"""How UTF-8 begins those code points."""
+
+
+def dump(spec: RuntimeSpec) -> bytes:
+    """Return the document for our own store: as to_json, and environment and arguments that are not UTF-8 survive. Read back with load."""
+    try:
+        data = _encoder.encode(spec)
+        if not any(mark in data for mark in _BYTE_MARKS):
+            return data
+    except UnicodeEncodeError:
+        pass
+    return _encoder.encode(_map_texts(spec, _mark_bytes))
+
+
+def load(data: bytes) -> RuntimeSpec:
+    """Return what dump was given."""
+    spec = parse(data)
+    return _map_texts(spec, _unmark_bytes) if any(mark in data for mark in _BYTE_MARKS) else spec
+
+
+def _map_texts(spec: RuntimeSpec, change: Callable[[str], str]) -> RuntimeSpec:
+    if spec.process is None:
+        return spec
+    args, env = tuple(map(change, spec.process.args)), tuple(map(change, spec.process.env))
+    return msgspec.structs.replace(spec, process=msgspec.structs.replace(spec.process, args=args, env=env))
+
+
+def _mark_bytes(text: str) -> str:
+    """A byte that is not UTF-8 becomes its mark; so does each byte of a character that looks like a mark: load cannot confuse the two."""
+    marked = []
+    for char in text:
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            marked.append(chr(_BYTE_BASE + code - 0xDC00))
+        elif code >= _BYTE_BASE + 0x80:
+            marked.extend(chr(_BYTE_BASE + byte) for byte in char.encode())
+        else:
+            marked.append(char)
+    return "".join(marked)
+
+
+def _unmark_bytes(text: str) -> str:
+    data = b"".join(
+        bytes([ord(char) - _BYTE_BASE]) if ord(char) >= _BYTE_BASE + 0x80 else char.encode() for char in text
     )
-    return _encoder.encode(msgspec.structs.replace(spec, process=process))
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _readable(text: str) -> str:

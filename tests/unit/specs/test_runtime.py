@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orlop.base.errors import InvalidArgument
 from orlop.base.limits import RUNTIME_SPEC_BYTES
@@ -18,10 +21,15 @@ from orlop.specs.runtime import (
     Root,
     RuntimeSpec,
     Seccomp,
+    dump,
+    load,
     parse,
     parse_process,
     to_json,
 )
+
+# Characters and bytes around those that stand for bytes in the stored form.
+MARKS = [chr(code).encode() for code in (0x10FF7F, 0x10FF80, 0x10FFBF, 0x10FFC0, 0x10FFFF)] + [b"\xf4\x8f\xbe", b"\x80"]
 
 WHOLE = {
     "ociVersion": "1.2.0",
@@ -136,6 +144,21 @@ def test_bytes_that_json_cannot_carry() -> None:
     with pytest.raises(InvalidArgument, match="not UTF-8"):
         to_json(spec)
     assert json.loads(to_json(spec, lossy=True))["process"]["env"] == ["A=\ufffd"]
+
+
+@given(st.lists(st.one_of(st.binary(max_size=12), st.sampled_from(MARKS)), max_size=4))
+def test_the_stored_form_keeps_every_byte(values: list[bytes]) -> None:
+    texts = tuple(value.replace(b"\0", b"").decode("utf-8", "surrogateescape") for value in values)
+    spec = RuntimeSpec(oci_version="1.3.0", process=Process(cwd="/", args=texts, env=texts))
+    data = dump(spec)
+    assert load(data) == spec
+    # Plain JSON: a row of the store holds it unread.
+    assert msgspec.json.decode(b'{"spec":' + data + b"}", type=dict[str, msgspec.Raw])
+
+
+def test_the_stored_form_of_ordinary_text_is_the_document() -> None:
+    spec = RuntimeSpec(oci_version="1.3.0", process=Process(cwd="/", env=("A=\u00fc\U0001f600",)))
+    assert dump(spec) == to_json(spec)
 
 
 def test_defaults_are_absent() -> None:
