@@ -36,7 +36,9 @@ def compression_of(head: bytes) -> str:
 
 
 def decompress(read: Read, subject: str) -> Iterator[bytes]:
-    """Yield the tar's bytes in pieces; raises DataLoss (corrupt) or ResourceExhausted (zstd window too large)."""
+    """Yield the tar's bytes in pieces; raises DataLoss (corrupt) or ResourceExhausted (zstd window too large).
+
+    A zstd stream that is cut off just ends: the digest of the whole and the end of the archive tell."""
     head = b""
     while len(head) < 4 and (more := read()):
         head += more

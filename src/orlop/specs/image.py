@@ -113,6 +113,8 @@ def parse_document(data: bytes, content_type: str, subject: str) -> Manifest | I
     """
     value = read_json(data, limit=limits.MANIFEST_BYTES, subject=subject)
     own_type = value.get("mediaType", "")
+    if not isinstance(own_type, str):
+        raise InvalidArgument(f"{subject}: mediaType is not a string")
     declared = content_type.partition(";")[0].strip().lower()
     if declared in DOCKER_SCHEMA1 or value.get("schemaVersion") == 1:
         raise Unimplemented(f"{subject}: docker schema 1 manifests are not supported; push the image again")
