@@ -105,4 +105,7 @@ def start() -> Iterator[Start]:
     for process in running:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=20)
+        process.wait(timeout=20)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()

@@ -27,7 +27,8 @@ def test_life_of_a_container(v2: V2Driver, start: Start) -> None:
     command = start(session, "sh", "-c", "setsid sleep 1000 & echo ready; sleep 1000")
     assert command.stdout is not None
     assert command.stdout.readline() == b"ready\n"
-    assert len(v2.pids(cgroup.path)) == 4
+    while len(v2.pids(cgroup.path)) < 4:
+        pass
     stats = v2.container_stats(cgroup.path)
     assert stats.cpu_usage > 0
     assert stats.pids == 4

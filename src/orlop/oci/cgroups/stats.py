@@ -34,7 +34,6 @@ class CgroupStats:
     swap_usage: int | None = None
     swap_limit: int | None = None
     pids: int | None = None
-    pids_limit: int | None = None
     io_read_bytes: int | None = None
     io_write_bytes: int | None = None
     oom_kills: int = 0

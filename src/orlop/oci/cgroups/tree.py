@@ -24,7 +24,7 @@ CONTAINER_ID: Final = re.compile(r"[0-9a-f]{64}")
 MADE_AGAIN: Final = "-"
 """Instead of a sandbox id in the mark of a parent that was made again for a container."""
 DEPTH_MAX: Final = 8
-SWEEP_AT_ONCE: Final = 16
+SWEEP_AT_ONCE: Final = 4
 RMDIR_ATTEMPTS: Final = 3
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
 _IN_USE: Final = (errno.EBUSY, errno.ENOTEMPTY)
@@ -33,13 +33,14 @@ _IN_USE: Final = (errno.EBUSY, errno.ENOTEMPTY)
 class CgroupTree:
     """All hierarchies under one set of paths. ``owner`` tells our cgroups from those of another daemon on the host."""
 
-    __slots__ = ("default_parent", "hierarchies", "lingering", "owner")
+    __slots__ = ("_parents_waiting", "default_parent", "hierarchies", "lingering", "owner")
 
     def __init__(self, hierarchies: Sequence[Hierarchy], *, owner: str, default_parent: str) -> None:
         self.hierarchies = tuple(hierarchies)
         self.owner = owner
         self.default_parent = default_parent
         self.lingering: deque[str] = deque()
+        self._parents_waiting: set[str] = set()
 
     def guard(self, path: str) -> None:
         """Raise InvalidArgument for a path that no container can have: a slip here would kill or remove far too much."""
@@ -51,6 +52,7 @@ class CgroupTree:
 
         Returns whether anything was made. What was made carries our mark, except the default parent, which stays.
         """
+        self.sweep()
         mine = False
         for hierarchy in self.hierarchies:
             if path != "/" and not hierarchy.exists(path):
@@ -86,6 +88,8 @@ class CgroupTree:
                     if error.errno not in (*_GONE, *_IN_USE):
                         raise Internal(f"cgroup {each}: cannot be removed: {error}") from error
                     if error.errno in _IN_USE:
+                        if any(below.startswith(f"{each}/") for below in self.lingering):
+                            self._parents_waiting.add(path)
                         break
                 each = each.rpartition("/")[0]
 
@@ -121,7 +125,10 @@ class CgroupTree:
             path = self.lingering.popleft()
             if not self._try_remove(path):
                 self.lingering.append(path)
-        return len(self.lingering)
+        for parent in list(self._parents_waiting):
+            self._parents_waiting.discard(parent)
+            self.remove_parent(parent)
+        return len(self.lingering) + len(self._parents_waiting)
 
     def _try_remove(self, path: str) -> bool:
         gone = True
@@ -191,7 +198,8 @@ class CgroupTree:
     def remove_orphans(self, containers: Set[str], sandboxes: Set[str], kill: Callable[[str], None]) -> list[str]:
         """Remove our cgroups whose container or sandbox is not in the sets, processes included; returns their paths."""
         removed: list[str] = []
-        for path, sandbox_id in list(self.ours()):
+        # Containers first, whatever the hierarchies that they are marked in: a parent goes only when it is empty.
+        for path, sandbox_id in sorted(self.ours(), key=lambda found: bool(found[1])):
             name = path.rpartition("/")[2]
             if sandbox_id:
                 if sandbox_id not in sandboxes:

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 FREEZE_NS: Final = 5_000_000
 """How long freeze() looks for the last process to stand; the caller may ask again."""
 KILL_ROUNDS: Final = 4
+DEVICE_LISTS_KEPT: Final = 256
+DeviceLines = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class V1Driver:
@@ -62,6 +64,7 @@ class V1Driver:
         self._tree = CgroupTree(self._all, owner=owner, default_parent=default_parent)
         self._tolerate_missing_hugetlb = tolerate_missing_hugetlb
         self._facts: HostFacts | None = None
+        self._lines_of: dict[tuple[DeviceCgroup, ...], DeviceLines] = {}
         self._marked_in = self._by_controller.get("memory") or self._v1[0]
         self._freezer = self._by_controller.get("freezer")
         self._cpuset = self._by_controller.get("cpuset")
@@ -118,7 +121,7 @@ class V1Driver:
         wanted = normal(resources)
         try:
             writes = self._usable(v1_writes(wanted, self._facts_of(parent)))
-            device_lines = v1_device_lines(devices)
+            device_lines = self._device_lines(tuple(devices))
         except InvalidArgument as error:
             raise InvalidArgument(f"container {container_id}: {error}") from error
         try:
@@ -203,7 +206,16 @@ class V1Driver:
     def _read(self, path: str, write: Write) -> str:
         return self._by_controller[write.controller].read(path, write.file)
 
-    def _write_devices(self, path: str, lines: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
+    def _device_lines(self, rules: tuple[DeviceCgroup, ...]) -> DeviceLines:
+        """Return the lines of a rule list; worked out once for each list, as most containers have the same."""
+        lines = self._lines_of.get(rules)
+        if lines is None:
+            lines = v1_device_lines(rules)
+            if len(self._lines_of) < DEVICE_LISTS_KEPT:
+                self._lines_of[rules] = lines
+        return lines
+
+    def _write_devices(self, path: str, lines: DeviceLines) -> None:
         hierarchy = self._by_controller.get("devices")
         if hierarchy is None:
             if lines:
@@ -388,7 +400,9 @@ class V1Driver:
         oom_kills = 0
         if memory is not None:
             usage = int(memory.read(path, "memory.usage_in_bytes"))
-            stat = parse_flat(memory.read(path, "memory.stat"))
+            # First the figures of the cgroup alone, then, from "total_cache" on, those with all below it.
+            text = memory.read(path, "memory.stat")
+            stat = parse_flat(text[max(0, text.find("total_")) :])
             limit = parse_limit(memory.read(path, "memory.limit_in_bytes"))
             oom_kills = parse_flat(memory.read(path, "memory.oom_control")).get("oom_kill", 0)
             swap = stat.get("total_swap")
@@ -410,7 +424,6 @@ class V1Driver:
             swap_usage=swap,
             swap_limit=swap_limit,
             pids=int(pids.read(path, "pids.current")) if pids is not None else None,
-            pids_limit=parse_limit(pids.read(path, "pids.max")) if pids is not None else None,
             io_read_bytes=read,
             io_write_bytes=written,
             oom_kills=oom_kills,

@@ -38,6 +38,7 @@ from orlop.specs.runtime import DeviceCgroup
 
 log = logging.getLogger(__name__)
 
+DEVICE_LISTS_KEPT: Final = 256
 FREEZE_NS: Final = 5_000_000
 """How long freeze() looks for the last process to stand; the caller may ask again."""
 # Handed down where they exist; others (rdma, misc) too when a limit asks for them.
@@ -157,7 +158,7 @@ class V2Driver:
         if program is None:
             default, matches = device_matches(rules)
             program = b"" if default and not matches else assemble(matches, default=default)
-            if len(self._programs) < 256:
+            if len(self._programs) < DEVICE_LISTS_KEPT:
                 self._programs[rules] = program
         return program
 
@@ -323,12 +324,8 @@ class V2Driver:
             if swap_text is not None:
                 swap = int(swap_text)
                 swap_limit = parse_limit(self._cgroup.read(path, "memory.swap.max"))
-        pids = pids_limit = None
-        if "pids" in controllers:
-            pids = int(self._cgroup.read(path, "pids.current"))
-            pids_limit = parse_limit(self._cgroup.read(path, "pids.max"))
-        else:
-            pids = len(self._tree.members(self._cgroup, path))
+        counted = "pids" in controllers
+        pids = int(self._cgroup.read(path, "pids.current")) if counted else len(self.pids(path))
         io_text = self._optional(path, "io.stat") if "io" in controllers else None
         read, written = (None, None) if io_text is None else parse_io_v2(io_text)
         return CgroupStats(
@@ -343,7 +340,6 @@ class V2Driver:
             swap_usage=swap,
             swap_limit=swap_limit,
             pids=pids,
-            pids_limit=pids_limit,
             io_read_bytes=read,
             io_write_bytes=written,
             oom_kills=oom_kills,
