@@ -53,7 +53,7 @@ void release(struct container *k) {
     close_stdio(k);
     crilog_close(&k->log);
     close_directories(k);
-    close_fd(&k->launch.pidfd), close_fd(&k->launch.terminal_master);
+    close_fd(&k->launch.pidfd), close_fd(&k->launch.status), close_fd(&k->launch.terminal_master);
     for (struct container **at = &pod.containers; *at; at = &(*at)->next)
         if (*at == k) {
             *at = k->next;
@@ -114,11 +114,6 @@ void kill_all(struct container *k, int signal) {
 
 /* ---- launch ---- */
 
-static void status_done(struct container *k) {
-    /* launch_pump() has closed the socket, which took it out of epoll. */
-    k->status.fd = -1;
-}
-
 static void launch_done(struct container *k) {
     k->state = RUNNING;
     if (k->is_exec) {
@@ -140,7 +135,7 @@ void pump_launch(struct container *k) {
     if (k->launch.terminal_master >= 0 && k->out.fd < 0 && !k->is_exec && k->state == CREATING)
         adopt_terminal(k);
     if (k->launch.status < 0)
-        status_done(k);
+        unwatch(&k->status);
     if (is == was)
         return;
     if (is == LAUNCH_AT_GATE && k->state == CREATING) {

@@ -248,7 +248,8 @@ static void begin(struct connection *c, const struct message *m, struct containe
     k->pid = k->launch.pid;
     k->start_time = start_time_of(k->pid);
     k->asker = c, k->asker_seq = m->seq;
-    watch(&k->status, SOURCE_STATUS, k->launch.status, k, EPOLLIN);
+    /* A duplicate, because launch_pump() closes its own: a close does not take a socket out of epoll while a child that was cloned in between still has it. */
+    watch(&k->status, SOURCE_STATUS, fcntl(k->launch.status, F_DUPFD_CLOEXEC, FD_DAEMON + 1), k, EPOLLIN);
 }
 
 static struct container *admit(struct connection *c, const struct message *m) {
