@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -123,10 +124,8 @@ def test_bad_configs(config: dict[str, object], kind: type[OrlopError]) -> None:
     st.binary(max_size=200), st.sampled_from(["", "application/vnd.oci.image.index.v1+json", "text/html; charset=x"])
 )
 def test_any_bytes_are_refused_or_parsed(data: bytes, content_type: str) -> None:
-    try:
+    with suppress(OrlopError):
         parse_document(data, content_type, "image x")
-    except OrlopError:
-        pass
 
 
 json_values = st.recursive(
@@ -143,7 +142,5 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["schemaVersion", "manifests", "layers", "config", "mediaType"]), json_values))
 def test_any_document_is_refused_or_parsed(document: dict[str, object]) -> None:
-    try:
+    with suppress(OrlopError):
         parse_document(json.dumps(document).encode(), "", "image x")
-    except OrlopError:
-        pass
