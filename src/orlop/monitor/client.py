@@ -68,7 +68,8 @@ class LiveContainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodNamespaces:
-    """fds of the pod's own namespaces, -1 where it uses the host's; a NETLINK_ROUTE socket made inside its network namespace."""
+    """fds of the pod's own namespaces, -1 where it uses the host's or they were not asked for; a NETLINK_ROUTE socket made inside its network
+    namespace. The caller closes what it gets."""
 
     netns_fd: int
     netlink: socket.socket | None
@@ -77,12 +78,6 @@ class PodNamespaces:
     pid_fd: int
     init_pid: int
     """PID 1 of a shared PID namespace, 0 when there is none."""
-
-    def close_unused(self) -> None:
-        """Close the fds that the daemon has no use for."""
-        for fd in (self.ipc_fd, self.uts_fd, self.pid_fd):
-            if fd >= 0:
-                os.close(fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,22 +205,27 @@ class MonitorClient:
         """Run the pod plan in the monitor, once. Raises MonitorError with the op that failed."""
         fd = plan_memfd(plan)
         try:
-            return self._pod_namespaces(await self._request(protocol.Pod(plan=fd), protocol.PodOk))
+            return self._pod_namespaces(await self._request(protocol.Pod(plan=fd), protocol.PodOk), every=False)
         finally:
             os.close(fd)
 
-    async def namespaces(self) -> PodNamespaces:
-        """Return the pod's namespaces again, as fresh fds."""
-        return self._pod_namespaces(await self._request(protocol.Namespaces(), protocol.PodOk))
+    async def namespaces(self, *, every: bool = False) -> PodNamespaces:
+        """Return the pod's namespaces again, as fresh fds; ``every``: also those that only the monitor itself needs (ipc, uts, pid)."""
+        return self._pod_namespaces(await self._request(protocol.Namespaces(), protocol.PodOk), every=every)
 
     @staticmethod
-    def _pod_namespaces(reply: protocol.PodOk) -> PodNamespaces:
+    def _pod_namespaces(reply: protocol.PodOk, *, every: bool) -> PodNamespaces:
+        others = [_number(fd) for fd in (reply.ipcns, reply.utsns, reply.pidns)]
+        if not every:
+            _close_fds(fd for fd in others if fd >= 0)
+            others = [-1, -1, -1]
+        ipc, uts, pid = others
         return PodNamespaces(
             netns_fd=_number(reply.netns),
             netlink=None if reply.netlink is None else socket.socket(fileno=reply.netlink),
-            ipc_fd=_number(reply.ipcns),
-            uts_fd=_number(reply.utsns),
-            pid_fd=_number(reply.pidns),
+            ipc_fd=ipc,
+            uts_fd=uts,
+            pid_fd=pid,
             init_pid=reply.init_pid,
         )
 

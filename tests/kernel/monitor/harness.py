@@ -132,7 +132,6 @@ class PodUnderTest:
             more or (ops.PodUnshare(flags=k.CLONE_NEWNET | k.CLONE_NEWIPC | k.CLONE_NEWUTS), ops.PodLoopbackUp())
         )
         namespaces = await self.client.pod(encode(plan))
-        namespaces.close_unused()
         if namespaces.netlink is not None:
             namespaces.netlink.close()
             os.close(namespaces.netns_fd)

@@ -150,10 +150,11 @@ async def test_execs_end_before_their_container(pod: PodUnderTest) -> None:
 async def test_shared_pid_namespace(pod: PodUnderTest, cgroups: MakeCgroups) -> None:
     """Init is the pod's own; when a container ends, its background processes and execs end with it, and its neighbour's do not."""
     await pod.pod(ops.PodUnshare(flags=k.CLONE_NEWIPC), ops.PodInit())
-    namespaces = await pod.client.namespaces()
+    namespaces = await pod.client.namespaces(every=True)
     assert namespaces.init_pid > 0
     assert os.fstat(namespaces.pid_fd).st_ino == os.stat(f"/proc/{namespaces.init_pid}/ns/pid").st_ino
-    namespaces.close_unused()
+    os.close(namespaces.ipc_fd)
+    os.close(namespaces.pid_fd)
     one, two = cgroups(), cgroups()
     await pod.run("c1", "sleep 1001 & echo $$; read x; echo end; exit 6", cgroups=one, shared=True, stdin=True)
     await pod.run("c2", "sleep 1000", cgroups=two, shared=True)

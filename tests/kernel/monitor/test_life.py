@@ -139,13 +139,15 @@ async def test_namespaces_connect_and_kept_fds(pod: PodUnderTest) -> None:
     await pod.pod()
     with pytest.raises(MonitorError, match="pod: the pod is made already"):
         await pod.pod()
-    namespaces = await pod.client.namespaces()
+    namespaces = await pod.client.namespaces(every=True)
     assert namespaces.netlink is not None
     assert os.fstat(namespaces.netns_fd).st_ino == os.stat(f"/proc/{pod.pid}/ns/net").st_ino
     assert os.fstat(namespaces.netns_fd).st_ino != os.stat("/proc/self/ns/net").st_ino
     assert namespaces.pid_fd == -1
     namespaces.netlink.close()
-    namespaces.close_unused()
+    for name, fd in (("ipc", namespaces.ipc_fd), ("uts", namespaces.uts_fd)):
+        assert os.fstat(fd).st_ino == os.stat(f"/proc/{pod.pid}/ns/{name}").st_ino
+        os.close(fd)
     await pod.client.keep_fd("netns", namespaces.netns_fd)
     kept = await pod.client.kept_fd("netns")
     assert os.fstat(kept).st_ino == os.fstat(namespaces.netns_fd).st_ino
