@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+DAEMON_MARK = "-m orlop.daemon "
 SETTLE_SECONDS = 10.0
 
 
@@ -116,7 +117,8 @@ class Scope:
         marks = [str(each) for each in self.directories]
         return Census(
             mounts=mounts(self.directories),
-            processes=processes(marks),
+            # The daemon itself may have been started anew meanwhile: it is no leftover of its pods.
+            processes=frozenset(each for each in processes(marks) if DAEMON_MARK not in each),
             cgroups=cgroups(self.cgroup_marks),
             links=links(self.bridge) if self.bridge else frozenset(),
             network_namespaces=network_namespaces(marks),
