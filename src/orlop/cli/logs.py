@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
                 for record in records if options.tail == "all" else last_lines(records, int(options.tail)):
                     printer.put(record)
                 if options.follow:
-                    follow(client, container.id, path, file, printer)
+                    follow(lambda: _may_write(client, container.id), path, file, printer)
         except FileNotFoundError:
             raise NotFound(f"container {container.id[:12]}: its log {path} is gone") from None
         printer.end()
@@ -122,11 +122,13 @@ class Printer:
         self.flush()
 
 
-def follow(client: Client, container_id: str, path: str, file: BinaryIO, printer: Printer) -> None:
-    """Print what is written from now on. The state is asked before each look at the file, so the last words are not missed."""
+def follow(
+    may_write: Callable[[], bool], path: str, file: BinaryIO, printer: Printer, seconds: float = POLL_SECONDS
+) -> None:
+    """Print what is written from now on. Whether more may come is asked before each look at the file, so the last words are not missed."""
     held = b""
     while True:
-        running = _may_write(client, container_id)
+        more = may_write()
         while chunk := file.read(1 << 20):
             *lines, held = (held + chunk).split(b"\n")
             for record in parse_lines(iter(lines)):
@@ -134,11 +136,11 @@ def follow(client: Client, container_id: str, path: str, file: BinaryIO, printer
         printer.flush()
         if replaced(path, file):
             with open(path, "rb") as later:
-                follow(client, container_id, path, later, printer)
+                follow(may_write, path, later, printer, seconds)
             return
-        if not running:
+        if not more:
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
 
 
 def replaced(path: str, file: BinaryIO) -> bool:

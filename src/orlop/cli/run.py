@@ -13,7 +13,10 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +41,8 @@ EXIT_ERROR: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 LOG_ROOT: Final = Path("/var/log/orlop")
+OUTPUT_SECONDS: Final = 0.01
+"""How often the log of a container in the foreground is looked at."""
 CPU_PERIOD: Final = 100_000
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 PROPAGATIONS: Final = {
@@ -157,7 +162,7 @@ def _run(
             keep = True
             print(container_id)
             return 0
-        code = _in_foreground(client, options, container_id)
+        code = _in_foreground(client, options, container_id, Path(sandbox.log_directory) / container.log_path)
         keep = not options.rm or code is None
         return code or 0
     except OrlopError as error:
@@ -171,20 +176,61 @@ def _run(
             remove_pod(client, pod_id, sandbox.log_directory)
 
 
-def _in_foreground(client: Client, options: argparse.Namespace, container_id: str) -> int | None:
+def _in_foreground(client: Client, options: argparse.Namespace, container_id: str, log: Path) -> int | None:
+    """Start the container with its streams connected to ours; return its exit code, or None when the user detached.
+
+    A terminal's output comes through the daemon, which cuts off who reads too slowly: a person at a terminal sees the latest anyway.
+    Other output is read from the log file, because a pipe must get every byte.
+    """
     from orlop.cli.terminal import converse
 
     start = orlop_pb2.AttachStart(
-        container_id=container_id, stdin=options.interactive, tty=options.tty, start_container=True
-    )
-    return converse(
-        client.node.Attach,
-        orlop_pb2.AttachInput(start=start),
-        orlop_pb2.AttachInput,
+        container_id=container_id,
         stdin=options.interactive,
-        terminal=options.tty and sys.stdin.isatty(),
-        on_signal=lambda number: client.node.Kill(orlop_pb2.KillRequest(container_id=container_id, signal=number)),
+        tty=options.tty,
+        start_container=True,
+        no_output=not options.tty,
     )
+
+    def kill(number: int) -> None:
+        with contextlib.suppress(OrlopError):  # it may have ended a moment ago
+            client.node.Kill(orlop_pb2.KillRequest(container_id=container_id, signal=number))
+
+    with contextlib.nullcontext() if options.tty else _output_of(log, lambda: kill(signal.SIGKILL)):
+        return converse(
+            client.node.Attach,
+            orlop_pb2.AttachInput(start=start),
+            orlop_pb2.AttachInput,
+            stdin=options.interactive,
+            terminal=options.tty and sys.stdin.isatty(),
+            on_signal=kill,
+        )
+
+
+@contextlib.contextmanager
+def _output_of(log: Path, on_closed: Callable[[], None]) -> Iterator[None]:
+    """Copy the container's output from its log as long as the context lasts, and what is left of it at the end."""
+    from orlop.cli.logs import Printer, follow
+
+    ended = threading.Event()
+    printer = Printer(since=b"", until=b"", timestamps=False)
+    with log.open("rb") as file:
+
+        def copy() -> None:
+            try:
+                follow(lambda: not ended.is_set(), str(log), file, printer, OUTPUT_SECONDS)
+            except BrokenPipeError:
+                # `orlop run ... | head`: nobody wants the rest. A process would die of SIGPIPE; a container's first one ignores that.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                on_closed()
+
+        copier = threading.Thread(target=copy, name="output")
+        copier.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            copier.join()
 
 
 def _stop_ended_pod(client: Client, pod_id: str, container_id: str, *, detached: bool) -> None:

@@ -85,7 +85,7 @@ class NodeService(Service):
         if first is None or not first.HasField("start"):
             raise InvalidArgument("attach: the first message has no start")
         start = first.start
-        session = await attach_container(self._node, start.container_id, stdin=start.stdin)
+        session = await attach_container(self._node, start.container_id, stdin=start.stdin, output=not start.no_output)
         feeding = self._node.supervisor.spawn("attach input", self._feed(session, start.container_id, requests))
         try:
             if start.start_container:

@@ -22,20 +22,23 @@ PACKET_BYTES = 64 * limits.KIB
 class AttachSession:
     """One attached caller; ``close`` leaves the container as it is, except that a stdin_once container's input ends."""
 
-    def __init__(self, output: socket.socket, entry: socket.socket | None) -> None:
+    def __init__(self, output: socket.socket | None, entry: socket.socket | None) -> None:
         self._output = output
         self._entry = entry
         self._chunks: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._kept = 0
-        output.setblocking(False)
         if entry is not None:
             entry.setblocking(False)
-        asyncio.get_running_loop().add_reader(output.fileno(), self._read)
+        if output is not None:
+            output.setblocking(False)
+            asyncio.get_running_loop().add_reader(output.fileno(), self._read, output)
+        else:
+            self._chunks.put_nowait(None)
 
-    def _read(self) -> None:
+    def _read(self, output: socket.socket) -> None:
         while True:
             try:
-                packet = self._output.recv(PACKET_BYTES)
+                packet = output.recv(PACKET_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -47,9 +50,10 @@ class AttachSession:
             self._chunks.put_nowait((packet[0], packet[1:]))
 
     def _end_output(self) -> None:
-        if self._output.fileno() >= 0:
+        if self._output is not None:
             asyncio.get_running_loop().remove_reader(self._output.fileno())
             self._output.close()
+            self._output = None
             self._chunks.put_nowait(None)
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
@@ -81,7 +85,7 @@ class AttachSession:
         self._end_output()
 
 
-async def attach_container(node: Node, container_id: str, *, stdin: bool) -> AttachSession:
+async def attach_container(node: Node, container_id: str, *, stdin: bool, output: bool = True) -> AttachSession:
     """Attach to a created or running container. Raises NotFound, FailedPrecondition (ended, or it has no stdin)."""
     row = node.pods.container(container_id)
     if row.finished_at or not row.created_at:
@@ -89,13 +93,17 @@ async def attach_container(node: Node, container_id: str, *, stdin: bool) -> Att
     if stdin and not row.config.stdin:
         raise FailedPrecondition(f"container {row.id}: has no stdin")
     monitor = node.live.need(row.sandbox_id).monitor
-    output = await monitor.attach(row.id, stdin=False, stdout=True, stderr=not row.config.tty)
+    made: list[socket.socket] = []
     try:
-        entry = await monitor.attach(row.id, stdin=True, stdout=False, stderr=False) if stdin else None
+        if output:
+            made.append(await monitor.attach(row.id, stdin=False, stdout=True, stderr=not row.config.tty))
+        if stdin:
+            made.append(await monitor.attach(row.id, stdin=True, stdout=False, stderr=False))
     except BaseException:
-        output.close()
+        for each in made:
+            each.close()
         raise
-    return AttachSession(output, entry)
+    return AttachSession(made[0] if output else None, made[-1] if stdin else None)
 
 
 async def resize_container(node: Node, container_id: str, rows: int, columns: int) -> None:

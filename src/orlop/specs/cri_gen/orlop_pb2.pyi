@@ -75,16 +75,18 @@ class Window(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
 
 class AttachStart(_message.Message):
-    __slots__ = ("container_id", "stdin", "tty", "start_container")
+    __slots__ = ("container_id", "stdin", "tty", "start_container", "no_output")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     TTY_FIELD_NUMBER: _ClassVar[int]
     START_CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    NO_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     stdin: bool
     tty: bool
     start_container: bool
-    def __init__(self, container_id: _Optional[str] = ..., stdin: _Optional[bool] = ..., tty: _Optional[bool] = ..., start_container: _Optional[bool] = ...) -> None: ...
+    no_output: bool
+    def __init__(self, container_id: _Optional[str] = ..., stdin: _Optional[bool] = ..., tty: _Optional[bool] = ..., start_container: _Optional[bool] = ..., no_output: _Optional[bool] = ...) -> None: ...
 
 class AttachInput(_message.Message):
     __slots__ = ("start", "stdin", "stdin_end", "resize")
