@@ -69,6 +69,7 @@ def pod(client: Client, orlopd: Daemon) -> Iterator[Pod]:
     """A ready sandbox; removed afterwards."""
     pull(client, BUSYBOX)
     config = sandbox_config()
+    config.linux.cgroup_parent = orlopd.cgroup_parent
     config.log_directory = str(orlopd.logs / config.metadata.name)
     made = Pod.run(client, config)
     yield made
