@@ -73,6 +73,8 @@ async def test_a_pod_outlives_the_daemon(restart: Restart) -> None:
     sandbox_id = await run_sandbox(await restart(), config(), "orlop")
     node = await restart()
     assert (await sandbox_status(node, sandbox_id)).state is SandboxState.READY
+    resolv = node.state.resolv_conf(sandbox_id)
+    assert resolv.stat().st_mode & 0o777 == 0o644
     assert node.live.need(sandbox_id).shm_fd >= 0
     await remove_sandbox(node, sandbox_id)
     assert os.listdir(node.state.pods) == []

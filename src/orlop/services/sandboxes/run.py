@@ -27,6 +27,7 @@ from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
 from orlop.services.monitors import end_monitor, watch_monitor
 from orlop.services.node import Node
+from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
 from orlop.specs.pod import NamespaceMode, SandboxConfig
 
@@ -145,6 +146,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
             attachment = await node.network.attach(request)
             row = msgspec.structs.replace(row, network=msgspec.Raw(msgspec.json.encode(attachment)), ips=attachment.ips)
             node.pods.put_sandbox(row)
+        write_pod_files(node, row)
         faults.reach(NETWORK)
         stages.mark("network")
 
