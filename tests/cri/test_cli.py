@@ -125,6 +125,14 @@ def test_the_life_of_a_container_in_the_background(orlop):
     assert orlop("ps", "-aq", "-f", "name=orlop-test-web").stdout == b""
 
 
+def test_the_daemon_removes_what_ran_in_the_background(orlop):
+    identity = orlop("run", "--rm", "-d", *HOST, BUSYBOX, "sh", "-c", "read x", code=0).stdout.decode().strip()
+    for _ in range(200):
+        if orlop("ps", "-aq", "-f", f"id={identity}").stdout == b"":
+            return
+    raise AssertionError("it is still there")
+
+
 def test_images(orlop):
     identity = orlop("pull", "-q", BUSYBOX).stdout.decode().strip()
     listed = json.loads(orlop("images", "--no-trunc", "--format", "json").stdout)

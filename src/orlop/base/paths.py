@@ -112,6 +112,10 @@ class StatePaths:
         return self.state / "cni"
 
 
+RUN_LOGS = Path("/var/log/orlop")
+"""Logs of `orlop run`: one directory a pod, made and removed with it. kubelet's pods log where kubelet says."""
+
+
 def monitor_binary() -> Path:
     """Return the static monitor that is installed beside this package; ORLOP_MONITOR names another build (tests)."""
     override = os.environ.get("ORLOP_MONITOR")

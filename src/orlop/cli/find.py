@@ -18,6 +18,7 @@ LABEL_NAME: Final = "io.orlop.name"
 ANNOTATION_COMMAND: Final = "io.orlop.command"
 ANNOTATION_PORTS: Final = "io.orlop.ports"
 ANNOTATION_LOGS: Final = "io.orlop.logs"
+ANNOTATION_REMOVE: Final = "io.orlop.remove"
 NAMESPACE: Final = "orlop"
 
 

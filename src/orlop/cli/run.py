@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from orlop.base.errors import InvalidArgument, NotFound, OrlopError
+from orlop.base.paths import RUN_LOGS
 from orlop.cli.client import Client
 from orlop.cli.find import (
     ANNOTATION_COMMAND,
     ANNOTATION_LOGS,
     ANNOTATION_PORTS,
+    ANNOTATION_REMOVE,
     LABEL_CLI,
     LABEL_NAME,
     NAMESPACE,
@@ -40,7 +42,6 @@ from orlop.specs.cri_gen import orlop_pb2
 EXIT_ERROR: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
-LOG_ROOT: Final = Path("/var/log/orlop")
 OUTPUT_SECONDS: Final = 0.01
 """How often the log of a container in the foreground is looked at."""
 CPU_PERIOD: Final = 100_000
@@ -128,14 +129,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.detach and options.rm:
-        raise InvalidArgument(
-            "-d with --rm: the daemon does not remove containers by itself; use 'orlop rm' when it has ended"
-        )
     if options.tty and options.interactive and not options.detach and not sys.stdin.isatty():
         raise InvalidArgument("-t with -i: standard input is not a terminal")
     name = options.name or random_name()
-    logs = LOG_ROOT / f"{name}-{secrets.token_hex(4)}"
+    logs = RUN_LOGS / f"{name}-{secrets.token_hex(4)}"
     sandbox = sandbox_config(options, name, logs)
     container = container_config(options, name, logs)
     with Client(options.address) as client:
@@ -160,6 +157,8 @@ def _run(
         if options.detach:
             client.runtime.StartContainer(pb.StartContainerRequest(container_id=container_id))
             keep = True
+            if options.rm:
+                client.node.RemoveWhenEnded(orlop_pb2.RemoveWhenEndedRequest(container_id=container_id))
             print(container_id)
             return 0
         code = _in_foreground(client, options, container_id, Path(sandbox.log_directory) / container.log_path)
@@ -247,7 +246,7 @@ def remove_pod(client: Client, pod_id: str, log_directory: str) -> None:
     client.runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=pod_id))
     client.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=pod_id))
     # Only what `run` makes itself is removed: a directory right below its own root.
-    if log_directory and Path(log_directory).parent == LOG_ROOT:
+    if log_directory and Path(log_directory).parent == RUN_LOGS:
         shutil.rmtree(log_directory, ignore_errors=True)
 
 
@@ -338,6 +337,8 @@ def container_config(options: argparse.Namespace, name: str, logs: Path) -> pb.C
         devices=[device(text) for text in options.device],
         labels={LABEL_CLI: "run", LABEL_NAME: name, **pairs(options.label, "--label")},
         annotations={
+            # Read by the daemon: it removes what has ended, also after it was started anew.
+            **({ANNOTATION_REMOVE: "true"} if options.rm and options.detach else {}),
             ANNOTATION_COMMAND: shown,
             ANNOTATION_PORTS: ", ".join(options.publish),
             ANNOTATION_LOGS: str(logs),

@@ -12,6 +12,7 @@ from orlop.base.errors import InvalidArgument, OrlopError
 from orlop.cri.listener import Service
 from orlop.registry.credentials import Credentials
 from orlop.services.containers.attach import AttachSession, attach_container, resize_container
+from orlop.services.containers.autoremove import arm_removal
 from orlop.services.containers.kill import signal_container
 from orlop.services.containers.start import start_container
 from orlop.services.containers.wait import wait_container
@@ -79,6 +80,10 @@ class NodeService(Service):
     async def Wait(self, request: pb.WaitRequest) -> pb.WaitResponse:
         container = await wait_container(self._node, request.container_id)
         return pb.WaitResponse(exit_code=container.exit_code, reason=container.reason)
+
+    async def RemoveWhenEnded(self, request: pb.RemoveWhenEndedRequest) -> pb.RemoveWhenEndedResponse:
+        arm_removal(self._node, request.container_id)
+        return pb.RemoveWhenEndedResponse()
 
     async def Attach(self, requests: AsyncIterator[pb.AttachInput]) -> AsyncIterator[pb.AttachOutput]:
         first = await anext(requests, None)

@@ -23,6 +23,7 @@ from orlop.cri.server import CriServer
 from orlop.daemon.config import Config
 from orlop.daemon.notify import notify
 from orlop.daemon.wiring import wire
+from orlop.services.containers.autoremove import arm_removals
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
 from orlop.services.recovery import recover
@@ -73,6 +74,7 @@ async def run(config: Config) -> None:
     await server.start()
     await recover_images(node.images)
     await recover(node)
+    arm_removals(node)
     network = await node.network.status()
     if not network.ready:
         log.warning("network is not ready: %s", network.message)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1forlop/specs/cri_gen/orlop.proto\x12\x08orlop.v1\"\\\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x15\n\x08username\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\x08password\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\"[\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0cPullProgress\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.orlop.v1.LayerProgress\x12\x11\n\timage_ref\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\"3\n\x0bKillRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\x05\"\x0e\n\x0cKillResponse\"#\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"1\n\x0cWaitResponse\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x06Window\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"k\n\x0b\x41ttachStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05stdin\x18\x02 \x01(\x08\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\x17\n\x0fstart_container\x18\x04 \x01(\x08\x12\x11\n\tno_output\x18\x05 \x01(\x08\"w\n\x0b\x41ttachInput\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x15.orlop.v1.AttachStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"n\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0b\n\x03tty\x18\x04 \x01(\x08\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.orlop.v1.Window\"s\n\tExecInput\x12\"\n\x05start\x18\x01 \x01(\x0b\x32\x13.orlop.v1.ExecStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"Q\n\x0c\x41ttachOutput\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65xited\x18\x03 \x01(\x08\x12\x11\n\texit_code\x18\x04 \x01(\x05\x32\xa3\x02\n\x04Node\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullProgress0\x01\x12\x35\n\x04Kill\x12\x15.orlop.v1.KillRequest\x1a\x16.orlop.v1.KillResponse\x12\x35\n\x04Wait\x12\x15.orlop.v1.WaitRequest\x1a\x16.orlop.v1.WaitResponse\x12;\n\x06\x41ttach\x12\x15.orlop.v1.AttachInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x12\x37\n\x04\x45xec\x12\x13.orlop.v1.ExecInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1forlop/specs/cri_gen/orlop.proto\x12\x08orlop.v1\"\\\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x15\n\x08username\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\x08password\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\"[\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0cPullProgress\x12\'\n\x06layers\x18\x01 \x03(\x0b\x32\x17.orlop.v1.LayerProgress\x12\x11\n\timage_ref\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\"3\n\x0bKillRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\x05\"\x0e\n\x0cKillResponse\"#\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"1\n\x0cWaitResponse\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\".\n\x16RemoveWhenEndedRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"\x19\n\x17RemoveWhenEndedResponse\"\'\n\x06Window\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\"k\n\x0b\x41ttachStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05stdin\x18\x02 \x01(\x08\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\x17\n\x0fstart_container\x18\x04 \x01(\x08\x12\x11\n\tno_output\x18\x05 \x01(\x08\"w\n\x0b\x41ttachInput\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x15.orlop.v1.AttachStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"n\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0b\n\x03tty\x18\x04 \x01(\x08\x12\x1e\n\x04size\x18\x05 \x01(\x0b\x32\x10.orlop.v1.Window\"s\n\tExecInput\x12\"\n\x05start\x18\x01 \x01(\x0b\x32\x13.orlop.v1.ExecStart\x12\r\n\x05stdin\x18\x02 \x01(\x0c\x12\x11\n\tstdin_end\x18\x03 \x01(\x08\x12 \n\x06resize\x18\x04 \x01(\x0b\x32\x10.orlop.v1.Window\"Q\n\x0c\x41ttachOutput\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65xited\x18\x03 \x01(\x08\x12\x11\n\texit_code\x18\x04 \x01(\x05\x32\xfb\x02\n\x04Node\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullProgress0\x01\x12\x35\n\x04Kill\x12\x15.orlop.v1.KillRequest\x1a\x16.orlop.v1.KillResponse\x12\x35\n\x04Wait\x12\x15.orlop.v1.WaitRequest\x1a\x16.orlop.v1.WaitResponse\x12V\n\x0fRemoveWhenEnded\x12 .orlop.v1.RemoveWhenEndedRequest\x1a!.orlop.v1.RemoveWhenEndedResponse\x12;\n\x06\x41ttach\x12\x15.orlop.v1.AttachInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x12\x37\n\x04\x45xec\x12\x13.orlop.v1.ExecInput\x1a\x16.orlop.v1.AttachOutput(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,18 +49,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WAITREQUEST']._serialized_end=427
   _globals['_WAITRESPONSE']._serialized_start=429
   _globals['_WAITRESPONSE']._serialized_end=478
-  _globals['_WINDOW']._serialized_start=480
-  _globals['_WINDOW']._serialized_end=519
-  _globals['_ATTACHSTART']._serialized_start=521
-  _globals['_ATTACHSTART']._serialized_end=628
-  _globals['_ATTACHINPUT']._serialized_start=630
-  _globals['_ATTACHINPUT']._serialized_end=749
-  _globals['_EXECSTART']._serialized_start=751
-  _globals['_EXECSTART']._serialized_end=861
-  _globals['_EXECINPUT']._serialized_start=863
-  _globals['_EXECINPUT']._serialized_end=978
-  _globals['_ATTACHOUTPUT']._serialized_start=980
-  _globals['_ATTACHOUTPUT']._serialized_end=1061
-  _globals['_NODE']._serialized_start=1064
-  _globals['_NODE']._serialized_end=1355
+  _globals['_REMOVEWHENENDEDREQUEST']._serialized_start=480
+  _globals['_REMOVEWHENENDEDREQUEST']._serialized_end=526
+  _globals['_REMOVEWHENENDEDRESPONSE']._serialized_start=528
+  _globals['_REMOVEWHENENDEDRESPONSE']._serialized_end=553
+  _globals['_WINDOW']._serialized_start=555
+  _globals['_WINDOW']._serialized_end=594
+  _globals['_ATTACHSTART']._serialized_start=596
+  _globals['_ATTACHSTART']._serialized_end=703
+  _globals['_ATTACHINPUT']._serialized_start=705
+  _globals['_ATTACHINPUT']._serialized_end=824
+  _globals['_EXECSTART']._serialized_start=826
+  _globals['_EXECSTART']._serialized_end=936
+  _globals['_EXECINPUT']._serialized_start=938
+  _globals['_EXECINPUT']._serialized_end=1053
+  _globals['_ATTACHOUTPUT']._serialized_start=1055
+  _globals['_ATTACHOUTPUT']._serialized_end=1136
+  _globals['_NODE']._serialized_start=1139
+  _globals['_NODE']._serialized_end=1518
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,16 @@ class WaitResponse(_message.Message):
     reason: str
     def __init__(self, exit_code: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class RemoveWhenEndedRequest(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class RemoveWhenEndedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Window(_message.Message):
     __slots__ = ("rows", "columns")
     ROWS_FIELD_NUMBER: _ClassVar[int]
