@@ -12,7 +12,7 @@ import base64
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
 
@@ -75,14 +75,18 @@ def basic_header(credentials: Credentials) -> str:
     return f"Basic {base64.b64encode(pair).decode()}"
 
 
-def check_target(url: str, origin_scheme: str, origin_authority: str, what: str) -> SplitResult:
+def check_target(url: str, origin_scheme: str, origin_authority: str, what: str, *, base: str = "") -> SplitResult:
     """Return a URL that a registry names, split; raises PermissionDenied when it may not be asked.
 
-    No plain HTTP for a registry that is on HTTPS; nothing on this machine or link unless the registry is there itself.
+    A relative one is taken from ``base``. No plain HTTP for a registry that is on HTTPS; nothing on this machine or
+    link unless the registry is there itself.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host:
+    try:
+        parts = urlsplit(urljoin(base, url))
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise PermissionDenied(f"registry {origin_authority}: {what} {url[:200]!r} is not a URL") from None
+    if parts.scheme not in ("http", "https") or not host or port == 0:
         raise PermissionDenied(f"registry {origin_authority}: {what} {url[:200]!r} is not an http or https URL")
     if parts.scheme == "http" and origin_scheme == "https":
         raise PermissionDenied(f"registry {origin_authority}: {what} {host} is plain http, the registry is https")

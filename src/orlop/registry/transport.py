@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
@@ -202,7 +202,7 @@ class HostClient:
                 return response
             location = response.headers.get("Location", "")
             response.close()
-            target = check_target(urljoin(current, location), parts.scheme, self.host.authority, "redirect")
+            target = check_target(location, parts.scheme, self.host.authority, "redirect", base=current)
             await self._refuse_inside(target, "redirect")
             current = target.geturl()
             own = own and _authority(target) == _authority(origin)

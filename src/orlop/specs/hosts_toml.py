@@ -83,8 +83,12 @@ def _host(url: str, table: Any, directory: Path, subject: str) -> RegistryHost:
     for key in table:
         if key not in _KEYS:
             raise InvalidArgument(f"{subject}: {key}: is not a known key")
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgument(f"{subject}: is not a URL: {error}") from error
+    if port == 0 or parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         raise InvalidArgument(f"{subject}: is not an http or https URL")
     path = parts.path.rstrip("/")
     if not _boolean(table, "override_path", subject) and not path.endswith("/v2"):

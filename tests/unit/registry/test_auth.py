@@ -38,6 +38,8 @@ def test_any_header_parses(text: str) -> None:
         "https://0.0.0.0/",
         "https://metadata.google.internal/",
         "file:///etc/passwd",
+        "https://[::1/t",
+        "https://registry.example:port/",
         "",
     ],
 )

@@ -53,6 +53,8 @@ def test_containerds_example() -> None:
         ("[host.'https://user:pw@x']", "not an http"),
         ("[host.x]\ntypo = 1", "typo: is not a known key"),
         ("[[", "hosts.toml"),
+        ("[host.'http://[x']", "not a URL"),
+        ("[host.'http://x:y']", "not a URL"),
     ],
 )
 def test_errors_name_the_key(text: str, words: str) -> None:
