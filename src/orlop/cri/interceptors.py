@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -23,6 +23,8 @@ from orlop.base.errors import OrlopError, Unavailable
 from orlop.base.supervise import Supervisor
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Unary = Callable[[Any], Coroutine[Any, Any, Message]]
 """A handler: takes the request, returns the response, raises OrlopError."""
@@ -54,7 +56,7 @@ class Surroundings:
         """Wrap an RPC that changes something: it is finished even if the client goes away."""
 
         async def shielded(request: Any) -> Message:
-            return await self._finish(name, handler(request))
+            return await finish(self.supervisor, name, handler(request))
 
         return self._wrap(name, shielded, logging.INFO)
 
@@ -96,27 +98,28 @@ class Surroundings:
 
         return call
 
-    async def _finish(self, name: str, work: Coroutine[Any, Any, Message]) -> Message:
-        """Await work in a task of its own; when the caller is gone its failure is logged, for nobody else will hear of it."""
-        abandoned = False
 
-        async def settle() -> Message | Exception:
-            try:
-                return await work
-            except Exception as error:  # noqa: BLE001 - handed to the caller below
-                if abandoned:
-                    log.warning("%s failed after its client had gone: %s", name, error)
-                return error
+async def finish(supervisor: Supervisor, name: str, work: Coroutine[Any, Any, T]) -> T:
+    """Await work in a task of its own; when the caller is gone its failure is logged, for nobody else will hear of it."""
+    abandoned = False
 
-        task = self.supervisor.spawn(name, settle())
+    async def settle() -> tuple[T | None, Exception | None]:
         try:
-            outcome = await asyncio.shield(task)
-        except BaseException:
-            abandoned = True
-            raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+            return await work, None
+        except Exception as error:  # noqa: BLE001 - handed to the caller below
+            if abandoned:
+                log.warning("%s failed after its client had gone: %s", name, error)
+            return None, error
+
+    task = supervisor.spawn(name, settle())
+    try:
+        result, error = await asyncio.shield(task)
+    except BaseException:
+        abandoned = True
+        raise
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def describe(request: object, response: object = None) -> str:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from orlop.base.errors import InvalidArgument, OrlopError
+from orlop.cri.interceptors import finish
 from orlop.cri.listener import Service
 from orlop.registry.credentials import Credentials
 from orlop.services.containers.attach import AttachSession, attach_container, resize_container
@@ -94,9 +95,7 @@ class NodeService(Service):
         feeding = self._node.supervisor.spawn("attach input", self._feed(session, start.container_id, requests))
         try:
             if start.start_container:
-                await asyncio.shield(
-                    self._node.supervisor.spawn("start", start_container(self._node, start.container_id))
-                )
+                await finish(self._node.supervisor, "start", start_container(self._node, start.container_id))
             async for stream, data in session.output():
                 yield pb.AttachOutput(stderr=data) if stream == STDERR else pb.AttachOutput(stdout=data)
             container = await wait_container(self._node, start.container_id)
