@@ -1,7 +1,8 @@
 """libseccomp by ctypes: from rules to the BPF program that seccomp(2) loads. The library is opened at the first use, not at import.
 
 Owns the calls of libseccomp 2.5 and the bytes of struct sock_filter. Chooses no rule, no action and no architecture, and never loads a
-filter into this process: that is op ``seccomp`` of a plan. Test: tests/kernel/kernel/test_seccomp.py, against running filters.
+filter into this process: that is op ``seccomp`` of a plan. Test:
+tests/unit/security/test_profiles.py (what filters decide), tests/kernel/oci/test_compiled.py (the kernel agrees).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns what RuntimeDefault allows (runtime-default.json beside this file), how a profile document is read, and the two things libseccomp does
 not do: numbers newer than the library, and ENOSYS instead of EPERM for calls newer than the profile (a libc that probes for a new call must
-see "not there", not "forbidden"). Never loads a filter. Test: tests/unit/security/test_profiles.py, tests/kernel/security/test_profiles.py.
+see "not there", not "forbidden"). Never loads a filter. Test: tests/unit/security/test_profiles.py, tests/kernel/oci/test_compiled.py.
 
 Two documents are understood: the runtime spec's ``linux.seccomp``, and the richer form of Docker and Podman with ``archMap``, ``includes``
 and ``excludes``, which are resolved here against the container's capabilities and this machine.

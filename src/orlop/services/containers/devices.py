@@ -1,7 +1,7 @@
 """Device nodes of the host as the runtime spec's devices: those a container asks for, and all of them for a privileged one.
 
 Reads /dev by lstat only; opens no device, as opening one can act. Never decides who may have which device.
-Test: tests/kernel/services/containers/test_devices.py.
+Test: tests/unit/services/containers/test_devices.py.
 """
 
 from __future__ import annotations
