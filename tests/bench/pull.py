@@ -14,6 +14,7 @@ import io
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -168,6 +169,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=80_000)
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     options = parser.parse_args()
+    # Whoever ends the benchmark early gets the same clean-up: both servers stopped, the directory removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = Path(tempfile.mkdtemp(prefix="orlop-bench-"))
     try:
         built, total, packed = build(options.files, options.bytes)
