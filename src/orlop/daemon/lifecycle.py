@@ -68,6 +68,8 @@ async def run(config: Config) -> None:
         cgroup_driver=config.runtime.cgroup_driver,
         bridge=config.network.bridge,
         subnets=config.network.subnets,
+        cni_conf_dir=config.cni.conf_dir,
+        cni_bin_dirs=config.cni.bin_dirs,
     )
     server = CriServer(node, config.listen)
     loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config)))

@@ -13,7 +13,8 @@ from orlop.base.supervise import Supervisor
 from orlop.kernel.cgroupfs import discover_mounted
 from orlop.kernel.probe import Probe
 from orlop.metadata.pods import PodStore
-from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS, BridgeNetwork
+from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
+from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.kernelnames import CAPABILITIES
@@ -36,6 +37,8 @@ def wire(
     handlers: tuple[str, ...] = (),
     bridge: str = DEFAULT_BRIDGE,
     subnets: Sequence[str] = DEFAULT_SUBNETS,
+    cni_conf_dir: Path = DEFAULT_CONF_DIR,
+    cni_bin_dirs: Sequence[Path] = DEFAULT_BIN_DIRS,
 ) -> Node:
     """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
     supervisor = Supervisor("orlopd")
@@ -59,7 +62,14 @@ def wire(
         snapshots=OverlaySnapshots(root, images.trash),
         cgroups=cgroups,
         cpu_rates=CpuRates(),
-        network=BridgeNetwork(ipam_directory=state.ipam(), bridge=bridge, subnets=subnets),
+        network=open_network(
+            ipam=state.ipam(),
+            intents=state.cni(),
+            conf_dir=cni_conf_dir,
+            bin_dirs=cni_bin_dirs,
+            bridge=bridge,
+            subnets=subnets,
+        ),
         images=images,
         host=describe_host(probe, cgroup_v2=cgroups.version == 2),
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),

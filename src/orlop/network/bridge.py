@@ -197,6 +197,17 @@ class BridgeNetwork:
             raise Internal(f"network {self.name}: not ready after it was made ready")
         return self._host, self._pool, self._ports
 
+    def made(self) -> bool:
+        """Say whether this network was ever made, by this daemon or one before it: its addresses have a directory."""
+        return self._host is not None or self._ipam_directory.exists()
+
+    def holds(self, sandbox_id: str) -> bool:
+        """Say whether a sandbox has anything of this network. Its address comes first and goes last."""
+        if not self.made():
+            return False
+        _, pool, ports = self._ready()
+        return bool(pool.owned_by(sandbox_id)) or sandbox_id in ports.owners
+
     def link_name(self, sandbox_id: str) -> str:
         return self._link_prefix + sandbox_id[:_LINK_DIGITS]
 
@@ -207,6 +218,9 @@ class BridgeNetwork:
         host, pool, ports = self._ready()
         if request.netns_fd < 0 or request.netlink is None:
             raise InvalidArgument(f"sandbox {request.sandbox_id}: network {self.name}: no network namespace given")
+        if self.link_name(request.sandbox_id) in self._waiting:
+            # Detached a moment ago, or an attach that failed is tried again.
+            await self.settle()
         if pool.owned_by(request.sandbox_id):
             raise AlreadyExists(f"sandbox {request.sandbox_id}: network {self.name}: is attached already")
         # Before anything is made, for the families that a pod gets; ``add`` checks again with the addresses it has.

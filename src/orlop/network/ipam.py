@@ -56,7 +56,7 @@ class AddressPool:
             except ValueError:
                 continue
             # An empty file was being written when the daemon died.
-            owner = Path(entry.path).read_text(errors="replace").split("\r\n", 1)[0].strip()
+            owner = Path(entry.path).read_bytes().decode(errors="replace").split("\r\n", 1)[0].strip()
             self._remember(address, owner)
         for addresses in self._owned.values():
             addresses.sort(key=self._rank)
