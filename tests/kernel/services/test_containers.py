@@ -28,7 +28,9 @@ from orlop.specs.pod import (
     ContainerSecurity,
     ContainerState,
     ImageSpec,
+    KeyValue,
     LinuxResources,
+    Mount,
     NamespaceMode,
     NamespaceOptions,
     SandboxConfig,
@@ -145,6 +147,24 @@ async def test_an_exit_while_the_daemon_is_away_is_not_lost(pod: Pod) -> None:
         await asyncio.sleep(0.02)
     await pod.restart()
     assert (await container_status(pod.node, container)).exit_code == 9
+
+
+async def test_volumes_of_files_and_of_directories_that_are_not_there_yet(pod: Pod) -> None:
+    file, directory = pod.logs / "file", pod.logs / "new" / "directory"
+    file.write_text("from the host\n")
+    mounts = (
+        Mount(container_path="/etc/file", host_path=str(file), readonly=True),
+        Mount(container_path="/data", host_path=str(directory)),
+    )
+    value = KeyValue(key="BINARY", value=b"\xff\xfe")
+    container = await pod.run(
+        "sh", "-c", "cat /etc/file; echo x > /etc/file; echo y > /data/made; sleep 1000", mounts=mounts, envs=(value,)
+    )
+    assert (
+        await exec_sync(pod.node, container, ("sh", "-c", 'cat /data/made; printf %s "$BINARY"'), 0)
+    ).stdout == b"y\n\xff\xfe"
+    assert file.read_text() == "from the host\n"
+    assert pod.log()[0] == "from the host"
 
 
 async def test_stop_kills_what_ignores_the_signal(pod: Pod) -> None:

@@ -46,14 +46,12 @@ from orlop.services.live import LivePod
 from orlop.services.node import Node
 from orlop.services.sandboxes.shm import clone_shm
 from orlop.specs.pod import ContainerUser, NamespaceMode
-from orlop.specs.runtime import RuntimeSpec
+from orlop.specs.runtime import RuntimeSpec, dump, load
 
 ROOTFS = Fd("rootfs")
 CGROUP_CLONE = Fd("cgroup.clone")
 POD_NAMESPACES = ("network", "uts", "ipc")
 """Those that the monitor lives in, so that a child inherits them."""
-_spec_decoder = msgspec.json.Decoder(RuntimeSpec)
-_spec_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +119,8 @@ def plan_container(
         profile=profile,
     )
     for directory in built.host_directories:
-        os.makedirs(directory, 0o755, exist_ok=True)
+        if not os.path.exists(directory):  # a source may as well be a file, a socket or a device
+            os.makedirs(directory, 0o755, exist_ok=True)
     resources = built.spec.linux.resources if built.spec.linux is not None else None
     if resources is None:
         raise Internal(f"container {row.id}: its runtime spec has no resources")
@@ -150,7 +149,7 @@ def plan_container(
             kill_by_cgroup=config.security.namespaces.pid is not NamespaceMode.CONTAINER,
             user=_reported(user),
             stop_signal=built.stop_signal,
-            spec_json=_spec_encoder.encode(built.spec),
+            spec_json=dump(built.spec),
         )
     except BaseException:
         cgroup.close()
@@ -168,7 +167,7 @@ def plan_exec(
     node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool = False
 ) -> ExecLaunch:
     """Prepare one more process in a running container; the fds are the cgroup's."""
-    spec = _spec_decoder.decode(row.spec)
+    spec = load(bytes(row.spec))
     if spec.linux is None:
         raise Internal(f"container {row.id}: its stored runtime spec has no linux object")
     filter_bytes, filter_flags = b"", 0

@@ -25,11 +25,11 @@ from orlop.network.attachment import decode_attachment, request_from_config
 from orlop.oci.codec import encode
 from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
-from orlop.services.monitors import end_monitor, watch_monitor
+from orlop.services.monitors import end_monitor, publish_sandbox, watch_monitor
 from orlop.services.node import Node
 from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
-from orlop.specs.pod import NamespaceMode, SandboxConfig
+from orlop.specs.pod import EventType, NamespaceMode, SandboxConfig
 
 ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, READY = (
     "sandbox.run.row",
@@ -159,6 +159,8 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         node.pods.put_sandbox(row)
         undo.commit()
         faults.reach(READY)
+    for kind in (EventType.CREATED, EventType.STARTED):
+        publish_sandbox(node, kind, row)
     return row.id
 
 
