@@ -1,6 +1,6 @@
 """Domain types of pods and containers: what CRI says, as frozen values that the rest of the daemon works with.
 
-cri/convert.py makes them from protobuf and back; services/ use and store them; nobody else sees protobuf. Field names follow
+cri/convert makes them from protobuf and back; services/ use and store them; nobody else sees protobuf. Field names follow
 cri/api.proto where they mean the same. Zero, empty and None mean "not given", as in proto3. Times are nanoseconds since the
 epoch, sizes bytes. They are msgspec structs because the store keeps them as JSON. Test: tests/unit/specs/test_pod.py.
 """

@@ -1,0 +1,16 @@
+"""Verbose facts: what stands in the ``info`` maps of answers. Test: tests/unit/cri/test_convert.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+def json_text(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def info_out(info: Mapping[str, object]) -> dict[str, str]:
+    """Return verbose facts as crictl expects them: one entry ``info`` that is a JSON object."""
+    return {"info": json_text(info)} if info else {}
