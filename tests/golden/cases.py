@@ -10,14 +10,9 @@ from orlop.oci.compile import INHERITED, CgroupBind, Facts, compile_container, c
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.oci.ops import Fd, Plan
 from orlop.security.profiles import Profile, profile_of
-from orlop.services.containers.spec import (
-    BuiltSpec,
-    Host,
-    ImageDefaults,
-    PodFiles,
-    build_exec_process,
-    build_spec,
-)
+from orlop.services.containers.spec import BuiltSpec, build_spec
+from orlop.services.containers.spec_inputs import Host, ImageDefaults, PodFiles
+from orlop.services.containers.spec_process import build_exec_process
 from orlop.services.containers.user import ResolvedUser
 from orlop.specs import pod
 from orlop.specs import runtime as oci

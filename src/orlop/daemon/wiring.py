@@ -19,7 +19,7 @@ from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.services.containers.devices import host_devices
-from orlop.services.containers.spec import Host
+from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods

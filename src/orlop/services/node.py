@@ -13,7 +13,7 @@ from orlop.metadata.pods import PodStore
 from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
-from orlop.services.containers.spec import Host
+from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods

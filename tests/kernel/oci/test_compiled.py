@@ -16,15 +16,10 @@ from orlop.oci.compile import Facts, compile_container, compile_exec
 from orlop.oci.kernelnames import CAPABILITIES, capability_mask
 from orlop.oci.ops import Plan
 from orlop.security.profiles import compile_profile
-from orlop.services.containers.spec import (
-    DEFAULT_CAPABILITIES,
-    Host,
-    ImageDefaults,
-    PodFiles,
-    build_exec_process,
-    build_spec,
-    choose_seccomp,
-)
+from orlop.services.containers.spec import build_spec
+from orlop.services.containers.spec_inputs import Host, ImageDefaults, PodFiles
+from orlop.services.containers.spec_process import build_exec_process
+from orlop.services.containers.spec_security import DEFAULT_CAPABILITIES, choose_seccomp
 from orlop.services.containers.user import ResolvedUser
 from orlop.specs import pod
 from orlop.specs import runtime as oci

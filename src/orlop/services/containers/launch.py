@@ -31,15 +31,11 @@ from orlop.oci.compile import (
 from orlop.oci.ops import Fd, Plan
 from orlop.security.profiles import compile_profile, profile_of
 from orlop.services.containers.devices import device_nodes
-from orlop.services.containers.spec import (
-    SHM_FD,
-    BuiltSpec,
-    ImageDefaults,
-    PodFiles,
-    build_exec_process,
-    build_spec,
-    choose_seccomp,
-)
+from orlop.services.containers.spec import BuiltSpec, build_spec
+from orlop.services.containers.spec_inputs import ImageDefaults, PodFiles
+from orlop.services.containers.spec_mounts import SHM_FD
+from orlop.services.containers.spec_process import build_exec_process
+from orlop.services.containers.spec_security import choose_seccomp
 from orlop.services.containers.user import ResolvedUser, resolve_user
 from orlop.services.images.record import ImageRecord
 from orlop.services.live import LivePod

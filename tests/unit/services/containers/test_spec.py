@@ -14,20 +14,11 @@ from orlop.base.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from orlop.oci.compile import INHERITED, OF_POD_INIT, OfContainer
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.oci.validate import validate_spec
-from orlop.services.containers.spec import (
-    DEFAULT_CAPABILITIES,
-    BuiltSpec,
-    Host,
-    ImageDefaults,
-    PodFiles,
-    build_exec_process,
-    build_spec,
-    choose_seccomp,
-    container_capabilities,
-    image_mounts,
-    parse_signal,
-    stop_signal,
-)
+from orlop.services.containers.spec import BuiltSpec, build_spec
+from orlop.services.containers.spec_inputs import Host, ImageDefaults, PodFiles
+from orlop.services.containers.spec_mounts import image_mounts
+from orlop.services.containers.spec_process import build_exec_process, parse_signal, stop_signal
+from orlop.services.containers.spec_security import DEFAULT_CAPABILITIES, choose_seccomp, container_capabilities
 from orlop.services.containers.user import ResolvedUser
 from orlop.specs import pod
 from orlop.specs import runtime as oci
