@@ -82,11 +82,16 @@ def rules(marks: Iterable[str]) -> frozenset[str]:
 
 
 def files(directory: Path, ignored: Iterable[str] = ()) -> frozenset[str]:
-    return frozenset(
-        str(path.relative_to(directory))
-        for path in (directory.rglob("*") if directory.exists() else ())
-        if not any(part in ignored for part in path.parts)
-    )
+    """Files below a directory, as relative paths. What a background removal takes away during the walk is not there."""
+    found = set()
+    for parent, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if name not in ignored]
+        found.update(
+            os.path.relpath(os.path.join(parent, name), directory)
+            for name in (*directories, *names)
+            if name not in ignored
+        )
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,10 @@ class Joiner(Generic[T]):
                 self._callers[key] -= 1
             raise
 
+    def offer(self, key: str, result: T) -> None:
+        """Keep a result for ``claim`` whose caller may have gone without it: it was made before this process began."""
+        self._unclaimed[key] = result
+
     def claim(self, key: str) -> T | None:
         """Return, once, the result that nobody was there to take."""
         return self._unclaimed.pop(key, None)

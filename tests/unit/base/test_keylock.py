@@ -49,6 +49,16 @@ async def test_a_result_that_nobody_took_is_handed_to_the_retry_once() -> None:
     await supervisor.close()
 
 
+async def test_what_an_earlier_process_made_is_offered_once() -> None:
+    supervisor = Supervisor("test")
+    joiner: Joiner[int] = Joiner(supervisor)
+    joiner.offer("a", 7)
+    joiner.offer("b", 8)
+    joiner.forget("b")
+    assert (joiner.claim("a"), joiner.claim("a"), joiner.claim("b")) == (7, None, None)
+    await supervisor.close()
+
+
 async def test_locks_of_one_key_exclude_each_other_and_are_dropped() -> None:
     locks = KeyLock()
     inside = 0

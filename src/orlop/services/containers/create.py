@@ -55,6 +55,7 @@ async def create_container(
     sandbox = node.pods.sandbox(sandbox_id)
     if not sandbox.ready_at or sandbox.stopped_at:
         raise FailedPrecondition(f"container {config.metadata.name}: sandbox {sandbox.id} is not ready")
+    node.running_sandboxes.forget(sandbox.name)  # who fills it has had run's answer
     name = container_name(sandbox, config)
     if (made := node.creating_containers.claim(name)) is not None:
         return made

@@ -32,6 +32,7 @@ async def start_container(node: Node, container_id: str) -> None:
         if not sandbox.ready_at or sandbox.stopped_at:
             raise FailedPrecondition(f"container {row.id}: cannot be started, sandbox {sandbox.id} is not ready")
         pod = node.live.need(row.sandbox_id)
+        node.creating_containers.forget(row.name)  # who starts it has had create's answer
         stages = Stages()
         try:
             started_ns = await pod.monitor.start(row.id)
