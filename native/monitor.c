@@ -9,6 +9,8 @@
  */
 #include "monitor.h"
 
+#include "userns.h"
+
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -178,6 +180,8 @@ static void watch_everything(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 2 && !strcmp(argv[1], "--userns"))
+        return hold_userns();
     static const char usage[] = "usage: orlop-monitor --pod ID, started by orlopd with fds 3, 4 and 5\n";
     if (argc != 3 || strcmp(argv[1], "--pod") != 0 || fcntl(FD_POD_DIR, F_GETFD) < 0 || fcntl(FD_LISTENER, F_GETFD) < 0) {
         if (write(2, usage, sizeof usage - 1) < 0)

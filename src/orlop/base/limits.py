@@ -48,6 +48,10 @@ ATTACH_KEPT_BYTES: Final = 64 * MIB
 """Output kept for an attached client that reads more slowly than the container writes."""
 MEMORY_LIMIT_MIN_BYTES: Final = 512 * KIB
 """The launching child itself is charged to the container before its exec; with less it is killed at once."""
+ID_MAPPINGS: Final = 340
+"""Ranges of one id map: what the kernel takes."""
+ID_LIMIT: Final = (1 << 32) - 1
+"""One beyond the last id that a map may hold."""
 CONTAINER_STOP_KILL_SECONDS: Final = 30.0
 
 # OCI documents that describe a container.

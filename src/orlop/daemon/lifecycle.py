@@ -74,6 +74,7 @@ async def run(config: Config) -> None:
     server = CriServer(node, config.listen)
     loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config)))
     await server.start()
+    node.snapshots.unmount_leftovers()
     await recover_images(node.images)
     await recover(node)
     arm_removals(node)

@@ -13,6 +13,7 @@ from orlop.base.supervise import Supervisor
 from orlop.kernel.cgroupfs import discover_mounted
 from orlop.kernel.probe import Probe
 from orlop.metadata.pods import PodStore
+from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
 from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
@@ -58,6 +59,7 @@ def wire(
         monitor_binary=monitor_binary(),
         pods=pods,
         live=LivePods(),
+        idmaps=IdMapNamespaces(monitor_binary()),
         events=EventHub(),
         snapshots=OverlaySnapshots(root, images.trash),
         cgroups=cgroups,
@@ -90,6 +92,7 @@ def describe_host(probe: Probe, *, cgroup_v2: bool) -> Host:
         apparmor=probe.has("apparmor"),
         selinux=probe.has("selinux"),
         recursive_readonly=probe.has("recursive_read_only"),
+        idmapped_mounts=probe.has("idmapped_mounts"),
         devices=host_devices(),
     )
 

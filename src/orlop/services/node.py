@@ -10,6 +10,7 @@ from orlop.base.keylock import Joiner, KeyLock
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.base.supervise import Supervisor
 from orlop.metadata.pods import PodStore
+from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
@@ -29,6 +30,8 @@ class Node:
     monitor_binary: Path
     pods: PodStore
     live: LivePods
+    idmaps: IdMapNamespaces
+    """User namespaces for id-mapped mounts."""
     events: EventHub
     snapshots: OverlaySnapshots
     cgroups: CgroupDriver

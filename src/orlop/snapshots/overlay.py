@@ -17,11 +17,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orlop.base.errors import Internal, NotFound, ResourceExhausted
+from orlop.base.errors import FailedPrecondition, Internal, NotFound, ResourceExhausted
 from orlop.base.ids import ContainerId
 from orlop.base.paths import RootPaths
 from orlop.base.trash import Trash
 from orlop.kernel import mount
+from orlop.snapshots.subpath import clone_below
 
 # Longer values are refused by fsconfig(2) (strndup_user of 256).
 _VALUE_BYTES = 255
@@ -66,16 +67,42 @@ class OverlaySnapshots:
                 raise _failure(error, f"{subject}: cannot make its root") from error
             raise
 
-    def view(self, subject: str, layers: Sequence[Path]) -> int:
-        """Return a read-only detached mount of an image's layers (lowest first), for an image volume; the fd is the
-        caller's.
+    def view(self, subject: str, layers: Sequence[Path], *, sub_path: str = "", userns_fd: int = -1) -> int:
+        """Return a read-only detached mount of an image's layers (lowest first), or of a part of it, for an image volume.
+
+        ``userns_fd`` is a user namespace whose mapping the owners of files are shown by. The fd is the caller's, and all that there is:
+        with its last holder the view is gone. Raises NotFound (a layer, the sub path), InvalidArgument (sub path), FailedPrecondition (the
+        layers cannot be id-mapped), ResourceExhausted, Internal.
         """
         try:
             # overlayfs wants two lower layers when there is no upper one; a lone layer has whiteouts that must not
             # show.
-            return self._overlay(subject, [self._paths.empty, *layers], None)
+            stack = [self._paths.empty, *layers]
+            whole = self._mapped(subject, stack, userns_fd) if userns_fd >= 0 else self._overlay(subject, stack, None)
+            if not sub_path:
+                return whole
+            try:
+                return clone_below(whole, sub_path, self._paths.staging, subject, detached=self._stepwise is not False)
+            finally:
+                os.close(whole)
         except OSError as error:
             raise _failure(error, f"{subject}: cannot mount its layers") from error
+
+    def _mapped(self, subject: str, layers: Sequence[Path], userns_fd: int) -> int:
+        """overlayfs itself cannot be id-mapped, its layers can: one clone of the directory above all of them is."""
+        common = mount.open_tree(mount.AT_FDCWD, str(self._paths.root), mount.OPEN_TREE_CLONE | mount.OPEN_TREE_CLOEXEC)
+        try:
+            mount.mount_setattr(common, "", mount.AT_EMPTY_PATH, attr_set=mount.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+            mapped = [Path(f"/proc/self/fd/{common}") / layer.relative_to(self._paths.root) for layer in layers]
+            return self._mount_stepwise(mapped, None)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            raise FailedPrecondition(
+                f"{subject}: the layers in {self._paths.root} cannot be id-mapped on this kernel: {error.strerror}"
+            ) from error
+        finally:
+            os.close(common)
 
     def remove(self, container_id: ContainerId) -> None:
         """Throw a container's writable layer away; one that is not there is removed already."""
@@ -85,7 +112,7 @@ class OverlaySnapshots:
         """Throw away the writable layers of all other containers; returns their ids."""
         orphans = [entry.name for entry in os.scandir(self._paths.containers) if entry.name not in containers]
         for name in orphans:
-            self._unmount_leftover(self._paths.containers / name)
+            _unmount_leftover(self._paths.containers / name / "root")
             self._trash.discard(self._paths.containers / name)
         return orphans
 
@@ -149,12 +176,18 @@ class OverlaySnapshots:
             for fd in fds:
                 os.close(fd)
 
-    @staticmethod
-    def _unmount_leftover(home: Path) -> None:
-        """Unmount what a daemon that died between mount and clone left; only kernels before 6.7 have that instant."""
-        target = home / "root"
-        if target.is_dir() and target.is_mount():
-            mount.umount2(str(target), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+    def unmount_leftovers(self) -> None:
+        """Unmount what a daemon that died between attaching and unmounting left in ``staging/``; before anybody clears it.
+
+        Only kernels that cannot do without that instant (before 6.7, before 6.15 for sub paths) have it.
+        """
+        for entry in os.scandir(self._paths.staging):
+            _unmount_leftover(Path(entry.path))
+
+
+def _unmount_leftover(target: Path) -> None:
+    if target.is_dir() and target.is_mount():
+        mount.umount2(str(target), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
 
 
 def _set_directory(fs: int, key: str, directory: Path) -> None:

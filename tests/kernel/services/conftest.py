@@ -37,6 +37,7 @@ async def close_node(node: Node) -> None:
     await close_image_parts(node.images)
     node.pods.close()
     node.cgroups.close()
+    node.idmaps.close()
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orlop.base.errors import NotFound
+from orlop.base.errors import InvalidArgument, NotFound
 from orlop.base.ids import ContainerId
-from orlop.base.paths import RootPaths
+from orlop.base.paths import RootPaths, monitor_binary
 from orlop.base.trash import Trash
+from orlop.kernel import mount
 from orlop.kernel.openat2 import open_in_root
 from orlop.kernel.unpack import remove_tree
+from orlop.monitor.userns import IdMapNamespaces
 from orlop.snapshots.overlay import OverlaySnapshots
 
 pytestmark = pytest.mark.kernel
@@ -81,6 +83,72 @@ def test_view_is_read_only_and_hides_whiteouts(paths: RootPaths, snapshots: Over
     assert os.listdir(fd) == ["a"]
     os.close(fd)
     os.close(root)
+
+
+def test_a_view_of_a_part(paths: RootPaths, snapshots: OverlaySnapshots, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "b").write_text("the host's")
+    one = layer(paths, "one", a="1")
+    (one / "sub").mkdir()
+    (one / "sub" / "b").write_text("2")
+    (one / "inside").symlink_to("/sub")
+    (one / "outside").symlink_to(f"../../../..{secret}")
+    (one / "absolute").symlink_to(secret)
+    (one / "magic").symlink_to("/proc/self/root")
+    os.mkfifo(one / "fifo")
+    for path in ("sub", "sub/", "./inside", "inside"):
+        part = snapshots.view("image x", [one], sub_path=path)
+        assert read(part, "b") == "2"
+        with pytest.raises(OSError, match="Read-only"):
+            open_in_root(part, "new", os.O_CREAT | os.O_WRONLY, mode=0o644)
+        os.close(part)
+    file = snapshots.view("image x", [one], sub_path="a")
+    with open(f"/proc/self/fd/{file}") as opened:
+        assert opened.read() == "1"
+    os.close(file)
+    for path in ("missing", "a/b", "outside", "absolute", "magic"):
+        with pytest.raises(NotFound, match=f"image x: '{path}' is not in the image"):
+            snapshots.view("image x", [one], sub_path=path)
+    for path, words in (
+        ("../one", "not a path below"),
+        ("sub/../..", "not a path below"),
+        ("/sub", "not a path below"),
+        ("fifo", "neither a directory nor a file"),
+    ):
+        with pytest.raises(InvalidArgument, match=f"image x: '{path}' is {words}"):
+            snapshots.view("image x", [one], sub_path=path)
+    loop = one / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(InvalidArgument, match="Too many levels"):
+        snapshots.view("image x", [one], sub_path="loop")
+
+
+def test_a_mapped_view_shows_other_owners(paths: RootPaths, snapshots: OverlaySnapshots) -> None:
+    one = layer(paths, "one", a="1")
+    os.chown(one / "a", 7, 8)
+    namespaces = IdMapNamespaces(monitor_binary())
+    userns = namespaces.open(((0, 100000, 65536),), ((0, 200000, 65536),))
+    try:
+        view = snapshots.view("image x", [one], userns_fd=userns)
+        owner = os.stat("a", dir_fd=view)
+        assert (owner.st_uid, owner.st_gid) == (100007, 200008)
+        os.close(view)
+    finally:
+        os.close(userns)
+        namespaces.close()
+
+
+def test_what_a_crash_left_attached_is_unmounted(paths: RootPaths, snapshots: OverlaySnapshots) -> None:
+    target = paths.staging / "part-x"
+    target.mkdir()
+    view = snapshots.view("image x", [layer(paths, "one", a="1")])
+    mount.move_mount(view, "", mount.AT_FDCWD, str(target), mount.MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(view)
+    assert target.is_mount()
+    snapshots.unmount_leftovers()
+    assert not target.is_mount()
+    target.rmdir()
 
 
 def test_missing_layer_leaves_nothing(paths: RootPaths, snapshots: OverlaySnapshots) -> None:

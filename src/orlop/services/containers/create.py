@@ -21,6 +21,7 @@ from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.monitor.client import MonitorError
+from orlop.services.containers.imagevolumes import find_image_volumes
 from orlop.services.containers.launch import Launch, plan_container
 from orlop.services.containers.log import open_log, resolve_log_path
 from orlop.services.images.status import image_status
@@ -74,6 +75,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
     image = await image_status(node.images, config.image.image)
     if image is None:
         raise NotFound(f"{subject}: image {config.image.image!r} is not present")
+    volumes = await find_image_volumes(node.images, config, subject)
     log_path = resolve_log_path(sandbox.config.log_directory, config.log_path, subject)
     _refuse_target_outside(node, sandbox, config, subject)
     row = ContainerRow(
@@ -83,7 +85,8 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         config=config,
         reserved_at=time.time_ns(),
         image_id=image.id,
-        layers=tuple(image.diff_ids),
+        layers=tuple(dict.fromkeys(each for used in (image, *(v.image for v in volumes)) for each in used.diff_ids)),
+        mount_digests={volume.mount.container_path: volume.image.id for volume in volumes},
         log_path=log_path,
         resources=config.resources,
     )
@@ -100,7 +103,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             faults.reach(SNAPSHOT)
             stages.mark("snapshot")
 
-            launch: Launch = plan_container(node, pod, sandbox, row, image, rootfs, fds)
+            launch: Launch = plan_container(node, pod, sandbox, row, image, volumes, rootfs, fds)
             cgroup = launch.cgroup
             undo.push("cgroup", lambda: discard_cgroup(node, cgroup.path))
             fds += sorted({*cgroup.join_fds, cgroup.clone_fd, cgroup.kill_fd, cgroup.oom_fd} - {-1})

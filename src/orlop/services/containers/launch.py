@@ -8,12 +8,13 @@ Owns the order and the fds until the monitor has them; decides nothing that spec
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
 import msgspec
 
-from orlop.base.errors import Internal, Unimplemented
+from orlop.base.errors import Internal
 from orlop.kernel.openat2 import open_in_root
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.oci.cgroups.handles import ContainerCgroup, ExecCgroup
@@ -31,6 +32,8 @@ from orlop.oci.compile import (
 from orlop.oci.ops import Fd, Plan
 from orlop.security.profiles import compile_profile, profile_of
 from orlop.services.containers.devices import device_nodes
+from orlop.services.containers.idmaps import open_idmaps
+from orlop.services.containers.imagevolumes import ImageVolume, open_image_volume
 from orlop.services.containers.spec import BuiltSpec, build_spec
 from orlop.services.containers.spec_inputs import ImageDefaults, PodFiles
 from orlop.services.containers.spec_mounts import SHM_FD
@@ -41,7 +44,7 @@ from orlop.services.images.record import ImageRecord
 from orlop.services.live import LivePod
 from orlop.services.node import Node
 from orlop.services.sandboxes.shm import clone_shm
-from orlop.specs.pod import ContainerUser, NamespaceMode
+from orlop.specs.pod import ContainerConfig, ContainerUser, NamespaceMode
 from orlop.specs.runtime import RuntimeSpec, dump, load
 
 ROOTFS = Fd("rootfs")
@@ -80,18 +83,20 @@ def image_defaults(image: ImageRecord) -> ImageDefaults:
 
 
 def plan_container(
-    node: Node, pod: LivePod, sandbox: SandboxRow, row: ContainerRow, image: ImageRecord, rootfs: int, fds: list[int]
+    node: Node,
+    pod: LivePod,
+    sandbox: SandboxRow,
+    row: ContainerRow,
+    image: ImageRecord,
+    volumes: tuple[ImageVolume, ...],
+    rootfs: int,
+    fds: list[int],
 ) -> Launch:
     """Prepare a container's launch; every fd that is opened is appended to ``fds``, which the caller closes, except the cgroup's.
 
     The cgroup exists when this returns: its undo is the caller's. Raises InvalidArgument, FailedPrecondition, Unimplemented, Internal.
     """
     config = row.config
-    for mount in config.mounts:
-        if mount.image is not None:
-            raise Unimplemented(
-                f"container {config.metadata.name}: mounts: {mount.container_path}: image volumes are not built"
-            )
     root_directory = open_in_root(rootfs, "/", os.O_RDONLY | os.O_DIRECTORY)
     try:
         user = resolve_user(root_directory, config.security, image.config.user)
@@ -117,6 +122,7 @@ def plan_container(
     for directory in built.host_directories:
         if not os.path.exists(directory):  # a source may as well be a file, a socket or a device
             os.makedirs(directory, 0o755, exist_ok=True)
+    mounts = _open_mounts(node, config, volumes, fds)
     resources = built.spec.linux.resources if built.spec.linux is not None else None
     if resources is None:
         raise Internal(f"container {row.id}: its runtime spec has no resources")
@@ -137,7 +143,8 @@ def plan_container(
             **_cgroup_facts(cgroup),
         )
         plan = compile_container(built.spec, facts)
-        available = _open_fds(pod, built, rootfs, cgroup, plan, fds)
+        available = {**_open_fds(pod, built, rootfs, cgroup, plan, fds), **mounts}
+        _refuse_unopened(pod, built, plan, available)
         return Launch(
             plan=encode(plan),
             fds=tuple(available[label] for label in plan.fds),
@@ -248,9 +255,27 @@ def _open_fds(
             raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
         available[SHM_FD] = clone_shm(pod.shm_fd)
         fds.append(available[SHM_FD])
+    return available
+
+
+def _open_mounts(
+    node: Node, config: ContainerConfig, volumes: tuple[ImageVolume, ...], fds: list[int]
+) -> dict[Fd, int]:
+    """Return what the container's own mounts need opened: image volumes, and the user namespaces of id-mapped ones."""
+    subject = f"container {config.metadata.name}"
+    idmaps = open_idmaps(node.idmaps, config, subject, fds)
+    available = dict(idmaps.values())
+    for volume in volumes:
+        _, userns_fd = idmaps.get(volume.target, (None, -1))
+        label, fd = open_image_volume(node.snapshots, volume, subject, userns_fd=userns_fd)
+        fds.append(fd)
+        available[label] = fd
+    return available
+
+
+def _refuse_unopened(pod: LivePod, built: BuiltSpec, plan: Plan, available: Mapping[Fd, int]) -> None:
     missing = [label for label in plan.fds if label not in available]
     if missing:
         raise Internal(
             f"sandbox {pod.id}: the plan names fds that nobody opens: {', '.join(missing)} (for {', '.join(built.trees)})"
         )
-    return available

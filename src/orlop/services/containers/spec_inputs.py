@@ -47,6 +47,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     hugetlb: bool = True
     swap: bool = True
     recursive_readonly: bool = True
+    idmapped_mounts: bool = True
     devices: tuple[oci.Device, ...] = ()
     """All device nodes of the host, for privileged containers."""
     seccomp_directory: str = ""

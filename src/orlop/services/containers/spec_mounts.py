@@ -7,9 +7,10 @@ tests/unit/services/containers/test_spec.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypedDict
 
-from orlop.base.errors import InvalidArgument, Unimplemented
+from orlop.base.errors import FailedPrecondition, InvalidArgument
+from orlop.base.limits import ID_LIMIT, ID_MAPPINGS
 from orlop.oci.ops import Fd
 from orlop.oci.validate import target_of
 from orlop.services.containers.spec_inputs import Host, PodFiles
@@ -86,9 +87,9 @@ def build_mounts(
     for index, mount in enumerate(config.mounts):
         field = f"{subject}: mounts[{index}]"
         target = target_of(f"{field}.container_path", mount.container_path)
-        if mount.image is not None and (mount.image.image or mount.image.image_ref):
-            asked.append((target, _image_mount(field, target, mount)))
-            trees[target] = Fd(f"image.{target}")
+        if mount.image is not None and mount.image.image:
+            asked.append((target, _image_mount(field, target, mount, host)))
+            trees[target] = image_label(target)
             continue
         asked.append((target, _host_mount(field, target, mount, host)))
         directories.append(mount.host_path)
@@ -126,8 +127,6 @@ def build_mounts(
 def _host_mount(field: str, target: str, mount: pod.Mount, host: Host) -> oci.Mount:
     if not mount.host_path.startswith("/"):
         raise InvalidArgument(f"{field}.host_path: {mount.host_path!r} is not an absolute path")
-    if mount.uid_mappings or mount.gid_mappings:
-        raise Unimplemented(f"{field}.uidMappings: id-mapped mounts are not implemented")
     options = ["rbind", _PROPAGATION[mount.propagation]]
     if mount.recursive_read_only:
         if not mount.readonly:
@@ -135,15 +134,17 @@ def _host_mount(field: str, target: str, mount: pod.Mount, host: Host) -> oci.Mo
         if mount.propagation is not Propagation.PRIVATE:
             raise InvalidArgument(f"{field}.recursive_read_only: needs private propagation")
         if not host.recursive_readonly:
-            raise InvalidArgument(f"{field}.recursive_read_only: this kernel has no recursive read-only mounts")
+            raise FailedPrecondition(f"{field}.recursive_read_only: this kernel has no recursive read-only mounts")
         options.append("rro")
     elif mount.readonly:
         options.append("ro")
-    options += _mount_options(field, mount.mount_options)
-    return oci.Mount(destination=target, type="bind", source=mount.host_path, options=tuple(options))
+    options += _mount_options(field, mount.mount_options, host)
+    return oci.Mount(
+        destination=target, type="bind", source=mount.host_path, options=tuple(options), **_mappings(field, mount, host)
+    )
 
 
-def _image_mount(field: str, target: str, mount: pod.Mount) -> oci.Mount:
+def _image_mount(field: str, target: str, mount: pod.Mount, host: Host) -> oci.Mount:
     if not mount.readonly:
         raise InvalidArgument(f"{field}.readonly: an image volume is read-only")
     if mount.host_path:
@@ -152,19 +153,62 @@ def _image_mount(field: str, target: str, mount: pod.Mount) -> oci.Mount:
         raise InvalidArgument(f"{field}.propagation: an image volume is private")
     if mount.image is None:
         raise InvalidArgument(f"{field}.image: missing")
-    options = ("rbind", "rprivate", "ro", *_mount_options(field, mount.mount_options))
-    return oci.Mount(
-        destination=target, type="bind", source=mount.image.image_ref or mount.image.image, options=options
-    )
+    # The mapping is checked here and lies in the view's layers: overlayfs cannot be mapped itself.
+    _mappings(field, mount, host)
+    options = ("rbind", "rprivate", "ro", *_mount_options(field, mount.mount_options, host))
+    return oci.Mount(destination=target, type="bind", source=mount.image.image, options=options)
 
 
-def _mount_options(field: str, options: tuple[str, ...]) -> tuple[str, ...]:
+def _mount_options(field: str, options: tuple[str, ...], host: Host) -> tuple[str, ...]:
+    """They hold for mounts below the volume as well: a place to run a program from, one level deeper, would make them worthless."""
     for option in options:
         if option not in _MOUNT_OPTIONS:
             raise InvalidArgument(
                 f"{field}.mount_options: {option!r} is not one of {', '.join(sorted(_MOUNT_OPTIONS))}"
             )
-    return options
+    return tuple("r" + option for option in options) if host.recursive_readonly else options
+
+
+class _Mappings(TypedDict, total=False):
+    uid_mappings: tuple[oci.IDMapping, ...]
+    gid_mappings: tuple[oci.IDMapping, ...]
+
+
+def _mappings(field: str, mount: pod.Mount, host: Host) -> _Mappings:
+    """The volume's own mount is mapped, as runc maps it; what is mounted below it is shown unmapped."""
+    if not (mount.uid_mappings or mount.gid_mappings):
+        return {}
+    if not (mount.uid_mappings and mount.gid_mappings):
+        raise InvalidArgument(f"{field}.uidMappings: uidMappings and gidMappings go together")
+    if not host.idmapped_mounts:
+        raise FailedPrecondition(f"{field}.uidMappings: this kernel has no id-mapped mounts")
+    return {
+        "uid_mappings": _oci_mappings(f"{field}.uidMappings", mount.uid_mappings),
+        "gid_mappings": _oci_mappings(f"{field}.gidMappings", mount.gid_mappings),
+    }
+
+
+def _oci_mappings(field: str, mappings: tuple[pod.IdMapping, ...]) -> tuple[oci.IDMapping, ...]:
+    if len(mappings) > ID_MAPPINGS:
+        raise InvalidArgument(f"{field}: {len(mappings)} ranges, the kernel takes {ID_MAPPINGS}")
+    for index, each in enumerate(mappings):
+        if not each.length:
+            raise InvalidArgument(f"{field}[{index}].length: 0")
+        if max(each.host_id, each.container_id) + each.length > ID_LIMIT:
+            raise InvalidArgument(f"{field}[{index}].length: reaches beyond the last id")
+    return tuple(
+        oci.IDMapping(container_id=each.container_id, host_id=each.host_id, size=each.length) for each in mappings
+    )
+
+
+def image_label(target: str) -> Fd:
+    """Return the label of an image volume's view."""
+    return Fd(f"image.{target}")
+
+
+def userns_label(target: str) -> Fd:
+    """Return the label of the user namespace that an id-mapped mount is mapped by: compile.py's, when nobody gives another."""
+    return Fd(f"userns.{target}")
 
 
 def image_mounts(config: ContainerConfig) -> Mapping[str, pod.Mount]:
@@ -172,5 +216,5 @@ def image_mounts(config: ContainerConfig) -> Mapping[str, pod.Mount]:
     return {
         target_of("mounts.container_path", mount.container_path): mount
         for mount in config.mounts
-        if mount.image is not None and (mount.image.image or mount.image.image_ref)
+        if mount.image is not None and mount.image.image
     }

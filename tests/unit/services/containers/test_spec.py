@@ -66,6 +66,10 @@ def linux(*args: Any, **rest: Any) -> oci.Linux:
     return found
 
 
+def mapped(*ranges: pod.IdMapping) -> dict[str, Any]:
+    return {"uid_mappings": ranges, "gid_mappings": ranges}
+
+
 # ---- process
 
 
@@ -410,7 +414,7 @@ def test_a_mount_replaces_the_default_of_its_path() -> None:
         ({"readonly": True, "recursive_read_only": True}, ("rbind", "rprivate", "rro"), ""),
         ({"propagation": Propagation.HOST_TO_CONTAINER}, ("rbind", "rslave"), "rslave"),
         ({"propagation": Propagation.BIDIRECTIONAL}, ("rbind", "rshared"), "rshared"),
-        ({"mount_options": ("noexec", "nosuid")}, ("rbind", "rprivate", "noexec", "nosuid"), ""),
+        ({"mount_options": ("noexec", "nosuid")}, ("rbind", "rprivate", "rnoexec", "rnosuid"), ""),
     ],
 )
 def test_options_of_a_mount(fields: dict[str, Any], options: tuple[str, ...], root: str) -> None:
@@ -451,7 +455,10 @@ def test_shared_wins_over_slave_for_the_root() -> None:
         ),
         ({"mount_options": ("suid",)}, InvalidArgument, "mount_options: 'suid' is not one of"),
         ({"mount_options": ("rshared",)}, InvalidArgument, "mount_options: 'rshared'"),
-        ({"uid_mappings": (pod.IdMapping(length=1),)}, Unimplemented, "id-mapped mounts"),
+        ({"uid_mappings": (pod.IdMapping(length=1),)}, InvalidArgument, "uidMappings and gidMappings go together"),
+        (mapped(pod.IdMapping()), InvalidArgument, r"uidMappings\[0\].length: 0"),
+        (mapped(pod.IdMapping(host_id=5, length=2**32 - 4)), InvalidArgument, "reaches beyond the last id"),
+        (mapped(*[pod.IdMapping(length=1)] * 341), InvalidArgument, "341 ranges, the kernel takes 340"),
         ({"image": pod.ImageSpec(image="i"), "host_path": ""}, InvalidArgument, "readonly: an image volume"),
         ({"image": pod.ImageSpec(image="i"), "readonly": True}, InvalidArgument, "host_path: given beside image"),
     ],
@@ -464,8 +471,29 @@ def test_mounts_that_are_refused(fields: dict[str, Any], error: type[Exception],
 
 def test_recursive_readonly_needs_the_kernel() -> None:
     wanted = pod.Mount(container_path="/m", host_path="/s", readonly=True, recursive_read_only=True)
-    with pytest.raises(InvalidArgument, match="this kernel has no recursive"):
+    with pytest.raises(FailedPrecondition, match="this kernel has no recursive"):
         build(config(mounts=(wanted,)), host=msgspec.structs.replace(HOST, recursive_readonly=False))
+
+
+def test_id_mapped_mounts_carry_their_maps_and_need_the_kernel() -> None:
+    one = pod.IdMapping(container_id=0, host_id=100000, length=65536)
+    wanted = pod.Mount(container_path="/m", host_path="/s", **mapped(one))
+    (made,) = [mount for mount in build(config(mounts=(wanted,))).spec.mounts if mount.destination == "/m"]
+    assert made.uid_mappings == made.gid_mappings == (oci.IDMapping(container_id=0, host_id=100000, size=65536),)
+    with pytest.raises(FailedPrecondition, match="uidMappings: this kernel has no id-mapped mounts"):
+        build(config(mounts=(wanted,)), host=msgspec.structs.replace(HOST, idmapped_mounts=False))
+
+
+def test_mount_options_hold_for_mounts_below_where_the_kernel_can() -> None:
+    wanted = pod.Mount(container_path="/m", host_path="/s", readonly=True, mount_options=("noexec", "nodev"))
+
+    def options(host: Host) -> tuple[str, ...]:
+        built = build(config(mounts=(wanted,)), host=host)
+        return next(mount.options for mount in built.spec.mounts if mount.destination == "/m")
+
+    assert options(HOST) == ("rbind", "rprivate", "ro", "rnoexec", "rnodev")
+    old = msgspec.structs.replace(HOST, recursive_readonly=False)
+    assert options(old) == ("rbind", "rprivate", "ro", "noexec", "nodev")
 
 
 def test_an_image_volume_is_a_tree_and_is_executable() -> None:
