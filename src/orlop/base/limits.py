@@ -41,6 +41,10 @@ UNIX_PATH_BYTES: Final = 107
 """What fits into sun_path with its final NUL."""
 GRPC_MESSAGE_BYTES: Final = 16 * MIB
 NAME_BYTES: Final = 1024
+STREAM_BATCH_ITEMS: Final = 1000
+"""Objects in one message of a streamed list."""
+STREAM_BATCH_BYTES: Final = 1 * MIB
+"""One message of a streamed list, unless a single object is larger."""
 LABEL_BYTES: Final = 256 * KIB
 ANNOTATION_BYTES: Final = 4 * MIB
 EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB

@@ -7,9 +7,11 @@ returns as image_ref is the image's id, as every other answer calls it.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 
 from orlop.base.errors import InvalidArgument
 from orlop.cri import convert
+from orlop.cri.entries import Entries, batches
 from orlop.cri.listener import Service
 from orlop.registry.credentials import Credentials
 from orlop.services.images.fs_info import image_fs_info
@@ -33,10 +35,18 @@ class ImageService(Service):
 
     def __init__(self, parts: ImageParts) -> None:
         self._parts = parts
+        self._images: Entries[ImageRecord] = Entries((pb.ListImagesResponse, pb.StreamImagesResponse), image_out)
 
-    async def ListImages(self, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
-        listed = await list_images(self._parts, request.filter.image.image)
-        return pb.ListImagesResponse(images=map(image_out, listed))
+    async def ListImages(self, request: pb.ListImagesRequest) -> bytes:
+        return b"".join(await self._list(request.filter))
+
+    async def StreamImages(self, request: pb.StreamImagesRequest) -> AsyncIterator[bytes]:
+        async for batch in batches(await self._list(request.filter)):
+            yield batch
+
+    async def _list(self, wanted: pb.ImageFilter) -> list[bytes]:
+        reference = convert.image_spec_in(wanted.image, "filter.image").image
+        return [self._images.fresh(each) for each in await list_images(self._parts, reference)]
 
     async def ImageStatus(self, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
         record = await image_status(self._parts, _reference(request.image))

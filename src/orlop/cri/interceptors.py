@@ -9,9 +9,10 @@ cost a coroutine and a lookup a call. No RPC's meaning is known here. Test: test
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -26,10 +27,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Unary = Callable[[Any], Coroutine[Any, Any, Message]]
+Response = Message | bytes
+"""bytes: a response that was serialized before."""
+Unary = Callable[[Any], Coroutine[Any, Any, Response]]
 """A handler: takes the request, returns the response, raises OrlopError."""
-Streaming = Callable[[Any], AsyncIterator[Message]]
-Duplex = Callable[[AsyncIterator[Any]], AsyncIterator[Message]]
+Streaming = Callable[..., AsyncIterator[Response]]
+"""An async generator: takes the request, or the client's messages where it streams too, and the context if it asks for it."""
 
 ID_FIELDS = ("pod_sandbox_id", "container_id")
 
@@ -52,28 +55,32 @@ class Surroundings:
     gate: Gate
     supervisor: Supervisor
 
-    def changing(self, name: str, handler: Unary) -> Callable[[Any, Any], Awaitable[Message]]:
+    def changing(self, name: str, handler: Unary) -> Callable[[Any, Any], Awaitable[Response]]:
         """Wrap an RPC that changes something: it is finished even if the client goes away."""
 
-        async def shielded(request: Any) -> Message:
+        async def shielded(request: Any) -> Response:
             return await finish(self.supervisor, name, handler(request))
 
         return self._wrap(name, shielded, logging.INFO)
 
     def reading(
         self, name: str, handler: Unary, level: int = logging.DEBUG
-    ) -> Callable[[Any, Any], Awaitable[Message]]:
+    ) -> Callable[[Any, Any], Awaitable[Response]]:
         """Wrap an RPC that only reads, or whose work is worth nothing without its caller."""
         return self._wrap(name, handler, level)
 
-    def streaming(self, name: str, handler: Streaming | Duplex) -> Callable[[Any, Any], AsyncIterator[Message]]:
+    def streaming(
+        self, name: str, handler: Streaming, *, with_context: bool = False
+    ) -> Callable[[Any, Any], AsyncIterator[Response]]:
         """Wrap an RPC that answers with a stream."""
 
-        async def call(request: Any, context: Any) -> AsyncIterator[Message]:
+        async def call(request: Any, context: Any) -> AsyncIterator[Response]:
             try:
                 self.gate.check()
-                async for response in handler(request):
-                    yield response
+                # Closed at once when the client goes away, not when the collector comes by.
+                async with contextlib.aclosing(_generator(handler, request, context, with_context)) as responses:
+                    async for response in responses:
+                        yield response
             except OrlopError as error:
                 await _abort(context, name, request, error)
             except Exception as error:  # noqa: BLE001 - the boundary to the wire: nothing may leave it as a bare traceback
@@ -81,8 +88,8 @@ class Surroundings:
 
         return call
 
-    def _wrap(self, name: str, handler: Unary, level: int) -> Callable[[Any, Any], Awaitable[Message]]:
-        async def call(request: Any, context: Any) -> Message:
+    def _wrap(self, name: str, handler: Unary, level: int) -> Callable[[Any, Any], Awaitable[Response]]:
+        async def call(request: Any, context: Any) -> Response:
             began = time.perf_counter()
             try:
                 self.gate.check()
@@ -97,6 +104,11 @@ class Surroundings:
             return response
 
         return call
+
+
+def _generator(handler: Streaming, request: Any, context: Any, with_context: bool) -> AsyncGenerator[Response, None]:
+    made = handler(request, context) if with_context else handler(request)
+    return cast(AsyncGenerator[Response, None], made)
 
 
 async def finish(supervisor: Supervisor, name: str, work: Coroutine[Any, Any, T]) -> T:

@@ -54,6 +54,8 @@ class Service:
     """RPCs that are finished even if the client goes away; the others only read, or are worthless without their caller."""
     loud: frozenset[str] = frozenset()
     """RPCs that only read but are logged at INFO, because people cause them."""
+    with_context: frozenset[str] = frozenset()
+    """Streaming RPCs whose handler takes the call's context too: they read or send metadata."""
 
 
 class Listener:
@@ -128,14 +130,14 @@ def _handler(service: Service, method: MethodDescriptor, around: Surroundings) -
     name = method.name
     coders: dict[str, Any] = {
         "request_deserializer": GetMessageClass(method.input_type).FromString,
-        "response_serializer": GetMessageClass(method.output_type).SerializeToString,
+        "response_serializer": _serialize,
     }
     own: Callable[..., Any] | None = getattr(service, name, None)
     if method.server_streaming and own is not None:
         make = (
             grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
         )
-        return make(around.streaming(name, own), **coders)
+        return make(around.streaming(name, own, with_context=name in service.with_context), **coders)
     if own is None:
         refusal = around.reading(name, _refusing(name))
         if method.server_streaming:
@@ -145,6 +147,11 @@ def _handler(service: Service, method: MethodDescriptor, around: Surroundings) -
         return grpc.unary_unary_rpc_method_handler(around.changing(name, own), **coders)
     level = logging.INFO if name in service.loud else logging.DEBUG
     return grpc.unary_unary_rpc_method_handler(around.reading(name, own, level), **coders)
+
+
+def _serialize(response: Message | bytes) -> bytes:
+    """Take a response as it is, or as the bytes that it was serialized to before (entries.py)."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _refusing(name: str) -> Callable[[Any], Coroutine[Any, Any, Message]]:

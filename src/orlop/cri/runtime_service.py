@@ -1,7 +1,7 @@
 """CRI's RuntimeService: each RPC is one call of services/, translated on the way in and out. Nothing is decided here.
 
-RPCs that have no method here answer UNIMPLEMENTED by name: streaming exec, attach and port-forward, checkpoints, metrics, the
-streaming lists, UpdatePodSandboxResources. Test: tests/cri, tests/conformance (crictl, critest).
+The lists are in runtime_lists.py. RPCs that have no method answer UNIMPLEMENTED by name: streaming exec, attach and port-forward,
+checkpoints, metrics. Test: tests/cri, tests/conformance (crictl, critest).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from orlop import __version__
 from orlop.base.errors import InvalidArgument
 from orlop.cri import convert
-from orlop.cri.listener import Service
+from orlop.cri.runtime_lists import RuntimeLists
 from orlop.services.containers import create, start, update
 from orlop.services.containers import log as container_log
 from orlop.services.containers import remove as container_remove
@@ -27,18 +27,19 @@ from orlop.services.sandboxes import run
 from orlop.services.sandboxes import stats as sandbox_stats
 from orlop.services.sandboxes import status as sandbox_status
 from orlop.services.sandboxes import stop as sandbox_stop
+from orlop.services.sandboxes import update as sandbox_update
 from orlop.services.status import runtime_status
 from orlop.specs.cri_gen import api_pb2 as pb
-from orlop.specs.pod import ContainerState, SandboxState
 
 log = logging.getLogger(__name__)
 
 KUBELET_API_VERSION: Final = "0.1.0"
 CRI_VERSION: Final = "v1"
 SECONDS_MAX: Final = 1 << 31
+POSITION: Final = "orlop-events-position"
 
 
-class RuntimeService(Service):
+class RuntimeService(RuntimeLists):
     """One method an RPC; each takes the request and returns the response."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["RuntimeService"]
@@ -53,12 +54,14 @@ class RuntimeService(Service):
             "RemoveContainer",
             "UpdateContainerResources",
             "ReopenContainerLog",
+            "UpdatePodSandboxResources",
         }
     )
     loud = frozenset({"UpdateRuntimeConfig"})
+    with_context = frozenset({"GetContainerEvents"})
 
     def __init__(self, node: Node) -> None:
-        self._node = node
+        super().__init__(node)
         # Asked for every few seconds and always the same: made once.
         self._version = pb.VersionResponse(
             version=KUBELET_API_VERSION,
@@ -126,28 +129,26 @@ class RuntimeService(Service):
         return pb.RemovePodSandboxResponse()
 
     async def PodSandboxStatus(self, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
-        sandbox = await sandbox_status.sandbox_status(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
-        listed = await container_status.list_containers(self._node, sandbox_id=sandbox.id)
-        return convert.sandbox_status_response(sandbox, listed, request.verbose)
-
-    async def ListPodSandbox(self, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
-        wanted = request.filter
-        listed = await sandbox_status.list_sandboxes(
-            self._node,
-            id=wanted.id,
-            state=_state(SandboxState, wanted.state.state) if wanted.HasField("state") else None,
-            labels=dict(wanted.label_selector),
+        sandbox = await sandbox_status.sandbox_status(
+            self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"), verbose=request.verbose
         )
-        return pb.ListPodSandboxResponse(items=map(convert.sandbox_out, listed))
+        containers = sandbox_status.containers_of(self._node, sandbox.id)
+        return convert.sandbox_status_response(sandbox, containers, request.verbose)
+
+    async def UpdatePodSandboxResources(
+        self, request: pb.UpdatePodSandboxResourcesRequest
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        await sandbox_update.update_sandbox_resources(
+            self._node,
+            _id(request.pod_sandbox_id, "pod_sandbox_id"),
+            convert.resources_in(request.overhead, "overhead") if request.HasField("overhead") else None,
+            convert.resources_in(request.resources, "resources") if request.HasField("resources") else None,
+        )
+        return pb.UpdatePodSandboxResourcesResponse()
 
     async def PodSandboxStats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
         stats = await sandbox_stats.sandbox_stats(self._node, _id(request.pod_sandbox_id, "pod_sandbox_id"))
         return pb.PodSandboxStatsResponse(stats=convert.sandbox_stats_out(stats))
-
-    async def ListPodSandboxStats(self, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
-        wanted = request.filter
-        listed = await sandbox_stats.list_sandbox_stats(self._node, id=wanted.id, labels=dict(wanted.label_selector))
-        return pb.ListPodSandboxStatsResponse(stats=map(convert.sandbox_stats_out, listed))
 
     # Containers
 
@@ -176,22 +177,13 @@ class RuntimeService(Service):
         return pb.RemoveContainerResponse()
 
     async def ContainerStatus(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
-        container = await container_status.container_status(self._node, _id(request.container_id, "container_id"))
+        container = await container_status.container_status(
+            self._node, _id(request.container_id, "container_id"), verbose=request.verbose
+        )
         return pb.ContainerStatusResponse(
             status=convert.container_status_out(container),
             info=convert.info_out({**container.info, "config": container.config}) if request.verbose else None,
         )
-
-    async def ListContainers(self, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
-        wanted = request.filter
-        listed = await container_status.list_containers(
-            self._node,
-            id=wanted.id,
-            state=_state(ContainerState, wanted.state.state) if wanted.HasField("state") else None,
-            sandbox_id=wanted.pod_sandbox_id,
-            labels=dict(wanted.label_selector),
-        )
-        return pb.ListContainersResponse(containers=map(convert.container_out, listed))
 
     async def UpdateContainerResources(
         self, request: pb.UpdateContainerResourcesRequest
@@ -216,18 +208,35 @@ class RuntimeService(Service):
         stats = await container_stats.container_stats(self._node, _id(request.container_id, "container_id"))
         return pb.ContainerStatsResponse(stats=convert.container_stats_out(stats))
 
-    async def ListContainerStats(self, request: pb.ListContainerStatsRequest) -> pb.ListContainerStatsResponse:
-        wanted = request.filter
-        listed = await container_stats.list_container_stats(
-            self._node, id=wanted.id, sandbox_id=wanted.pod_sandbox_id, labels=dict(wanted.label_selector)
-        )
-        return pb.ListContainerStatsResponse(stats=map(convert.container_stats_out, listed))
-
     # Events
 
-    async def GetContainerEvents(self, _: pb.GetEventsRequest) -> AsyncIterator[pb.ContainerEventResponse]:
-        async for event in self._node.events.subscribe():
-            yield convert.event_out(event)
+    async def GetContainerEvents(
+        self, _: pb.GetEventsRequest, context: Any
+    ) -> AsyncIterator[pb.ContainerEventResponse]:
+        """Metadata ``orlop-events-position: INSTANCE/NUMBER`` of the call asks for what came after that event; the same key in the
+        answer's first metadata says which event the stream begins after, and in its last which one was sent last.
+        """
+        hub = self._node.events
+        after, instance = _position(context.invocation_metadata())
+        with hub.subscribe(after, instance) as subscription:
+            # At once: from here on the caller knows that it misses nothing.
+            await context.send_initial_metadata(((POSITION, f"{hub.instance}/{subscription.after}"),))
+            try:
+                async for event in subscription:
+                    yield convert.event_out(event)
+            finally:
+                context.set_trailing_metadata(((POSITION, f"{hub.instance}/{subscription.position}"),))
+
+
+def _position(metadata: Any) -> tuple[int | None, str]:
+    """Return (number, instance) that a caller of GetContainerEvents has seen last; (None, "") when it does not say."""
+    given = next((value for key, value in metadata or () if key == POSITION), None)
+    if given is None:
+        return None, ""
+    instance, _, number = str(given).partition("/")
+    if not number.isascii() or not number.isdigit() or len(number) > len(str(1 << 63)):
+        raise InvalidArgument(f"{POSITION}: {given!r} is not INSTANCE/NUMBER")
+    return int(number), instance
 
 
 def _given(request: Any, field: str) -> Any:
@@ -246,10 +255,3 @@ def _seconds(value: int) -> float:
     if not 0 <= value <= SECONDS_MAX:
         raise InvalidArgument(f"timeout: {value} is not between 0 and {SECONDS_MAX} seconds")
     return float(value)
-
-
-def _state(kind: Any, value: int) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidArgument(f"filter.state: {value} is not a state that CRI knows") from None

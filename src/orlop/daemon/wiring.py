@@ -25,6 +25,7 @@ from orlop.services.events import EventHub
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
 from orlop.services.node import Node
+from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
 
 
@@ -58,6 +59,7 @@ def wire(
         state=state,
         monitor_binary=monitor_binary(),
         pods=pods,
+        views=Views(pods),
         live=LivePods(),
         idmaps=IdMapNamespaces(monitor_binary()),
         events=EventHub(),

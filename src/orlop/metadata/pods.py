@@ -162,6 +162,10 @@ class PodStore:
             raise NotFound(f"sandbox {sandbox_id or '(empty id)'}: not found")
         return row
 
+    def has_sandbox(self, sandbox_id: str) -> bool:
+        """Say whether a full id has a row."""
+        return sandbox_id in self._sandboxes
+
     def sandbox_named(self, name: str) -> SandboxRow | None:
         sandbox_id = self._sandbox_names.get(name)
         return None if sandbox_id is None else self._sandboxes[sandbox_id]
@@ -200,6 +204,10 @@ class PodStore:
         if row is None:
             raise NotFound(f"container {container_id or '(empty id)'}: not found")
         return row
+
+    def has_container(self, container_id: str) -> bool:
+        """Say whether a full id has a row."""
+        return container_id in self._containers
 
     def container_named(self, name: str) -> ContainerRow | None:
         container_id = self._container_names.get(name)

@@ -17,15 +17,14 @@ import msgspec
 
 from orlop.base import limits
 from orlop.base.errors import NotFound, Unavailable
-from orlop.base.ids import ContainerId
+from orlop.base.ids import ContainerId, SandboxId
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.monitor.client import Exited, MonitorClient, Oom
 from orlop.monitor.exit_record import ExitRecord, load_exit_record
-from orlop.services.containers.status import view_container
 from orlop.services.live import LivePod
 from orlop.services.node import Node
-from orlop.services.sandboxes.status import view_sandbox
-from orlop.specs.pod import EventType
+from orlop.services.sandboxes.status import containers_of
+from orlop.specs.pod import EventType, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -142,19 +141,18 @@ def close_lost(node: Node, sandbox: SandboxRow) -> None:
 
 def publish(node: Node, kind: EventType, row: ContainerRow) -> None:
     """Publish a container's event with the statuses of its pod, as evented PLEG wants them."""
-    if not node.events.wanted:
-        node.events.publish(kind, row.id, time.time_ns(), None, ())
-        return
-    try:
-        sandbox = view_sandbox(node, node.pods.sandbox(row.sandbox_id), verbose=False)
-    except NotFound:
-        return
-    containers = tuple(view_container(each, verbose=False) for each in node.pods.containers_of(row.sandbox_id))
-    node.events.publish(kind, row.id, time.time_ns(), sandbox, containers)
+    sandbox = None
+    if node.events.watched and node.pods.has_sandbox(row.sandbox_id):
+        sandbox = node.views.sandbox(node.pods.sandbox(row.sandbox_id))
+    _publish(node, kind, row.id, row.sandbox_id, sandbox)
 
 
 def publish_sandbox(node: Node, kind: EventType, row: SandboxRow) -> None:
     """Publish a sandbox's own event: its id stands in container_id, as containerd and CRI-O do."""
-    sandbox = view_sandbox(node, row, verbose=False)
-    containers = tuple(view_container(each, verbose=False) for each in node.pods.containers_of(row.id))
-    node.events.publish(kind, row.id, time.time_ns(), sandbox, containers)
+    _publish(node, kind, row.id, row.id, node.views.sandbox(row) if node.events.watched else None)
+
+
+def _publish(node: Node, kind: EventType, subject: str, sandbox_id: SandboxId, sandbox: Sandbox | None) -> None:
+    # Statuses are worth nothing before anybody has listened: nobody can come back to an event that nobody saw.
+    containers = containers_of(node, sandbox_id) if node.events.watched else ()
+    node.events.publish(kind, subject, sandbox, containers)

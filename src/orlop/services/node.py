@@ -18,6 +18,7 @@ from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
+from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
 
 
@@ -29,6 +30,7 @@ class Node:
     state: StatePaths
     monitor_binary: Path
     pods: PodStore
+    views: Views
     live: LivePods
     idmaps: IdMapNamespaces
     """User namespaces for id-mapped mounts."""

@@ -1,34 +1,81 @@
-import asyncio
-
 import pytest
 
 from orlop.base.errors import Aborted
-from orlop.services.events import SUBSCRIBER_EVENTS, EventHub
+from orlop.services.events import RING_EVENTS, SUBSCRIBER_EVENTS, EventHub
 from orlop.specs.pod import EventType
 
 
-async def test_every_subscriber_gets_every_event_in_order() -> None:
+def publish(hub: EventHub, *names: str) -> None:
+    for name in names:
+        hub.publish(EventType.CREATED, name, None, ())
+
+
+async def take(subscription, count: int) -> list[tuple[int, str]]:
+    found = []
+    async for event in subscription:
+        found.append((event.sequence, event.container_id))
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_every_subscriber_gets_every_event_in_order():
     hub = EventHub()
+    publish(hub, "before")
     streams = [hub.subscribe() for _ in range(2)]
-    firsts = [asyncio.ensure_future(anext(stream)) for stream in streams]
-    await asyncio.sleep(0)
-    hub.publish(EventType.CREATED, "c1", 1, None, ())
-    hub.publish(EventType.STARTED, "c1", 2, None, ())
-    assert [(await each).sequence for each in firsts] == [1, 1]
-    assert [(await anext(stream)).type for stream in streams] == [EventType.STARTED] * 2
+    publish(hub, "c1", "c2")
     for stream in streams:
-        await stream.aclose()
-    assert hub.statistics() == {"published": 2, "subscribers": 0}
+        assert stream.after == 1
+        assert await take(stream, 2) == [(2, "c1"), (3, "c2")]
+        assert stream.position == 3
+        stream.close()
+    assert hub.statistics() == {"published": 3, "subscribers": 0}
 
 
-async def test_a_subscriber_that_does_not_read_is_told_and_does_not_hold_anybody_up() -> None:
+async def test_created_at_rises_strictly_also_while_the_clock_stands(monkeypatch):
+    monkeypatch.setattr("orlop.services.events.time.time_ns", lambda: 1000)
     hub = EventHub()
-    slow = hub.subscribe()
-    first = asyncio.ensure_future(anext(slow))
-    await asyncio.sleep(0)
-    for number in range(SUBSCRIBER_EVENTS + 2):
-        hub.publish(EventType.CREATED, f"c{number}", number, None, ())
-    assert not hub.wanted
-    with pytest.raises(Aborted, match="events behind"):
-        await first
-        await anext(slow)
+    stamps = [hub.publish(EventType.STARTED, "c", None, ()).created_at for _ in range(3)]
+    assert stamps == [1000, 1001, 1002]
+
+
+async def test_a_subscriber_that_does_not_read_is_told_what_it_lost_and_nobody_waits_for_it():
+    hub = EventHub()
+    with hub.subscribe() as slow, hub.subscribe() as quick:
+        publish(hub, "first")
+        assert await take(slow, 1) == [(1, "first")]
+        for number in range(SUBSCRIBER_EVENTS + 3):
+            publish(hub, f"c{number}")
+            assert await take(quick, 1 + (number == 0)) != []
+        with pytest.raises(Aborted, match=f"{SUBSCRIBER_EVENTS + 3} events after number 1 were dropped"):
+            await take(slow, 1)
+    assert hub.statistics()["subscribers"] == 0
+
+
+async def test_who_comes_back_in_time_misses_nothing():
+    hub = EventHub()
+    with hub.subscribe() as first:
+        publish(hub, "seen", "missed 1", "missed 2")
+        assert await take(first, 1) == [(1, "seen")]
+    with hub.subscribe(after=first.position, instance=hub.instance) as again:
+        publish(hub, "new")
+        assert await take(again, 3) == [(2, "missed 1"), (3, "missed 2"), (4, "new")]
+
+
+@pytest.mark.parametrize("case", ["too old", "from the future", "of another daemon", "before anybody listened"])
+async def test_who_comes_back_too_late_is_told(case):
+    hub = EventHub()
+    publish(hub, "unheard")
+    after, instance = 1, hub.instance
+    if case != "before anybody listened":
+        hub.subscribe().close()
+        for number in range(RING_EVENTS + 2):
+            publish(hub, str(number))
+    else:
+        after = 0
+    if case == "from the future":
+        after = RING_EVENTS + 4
+    if case == "of another daemon":
+        after, instance = RING_EVENTS, "0" * 16
+    with pytest.raises(Aborted, match="not kept"):
+        hub.subscribe(after=after, instance=instance)

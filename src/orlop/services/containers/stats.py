@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
-from orlop.base.errors import FailedPrecondition
+from orlop.base.errors import FailedPrecondition, NotFound
 from orlop.metadata.pods import ContainerRow
-from orlop.services.containers.status import view_container
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState, ContainerStats, FilesystemStats
 
@@ -17,33 +16,38 @@ async def container_stats(node: Node, container_id: str) -> ContainerStats:
     row = node.pods.container(container_id)
     if row.state not in (ContainerState.RUNNING, ContainerState.CREATED):
         raise FailedPrecondition(f"container {row.id}: has no stats, it is {row.state.name.lower()}")
-    return await measure(node, row)
+    measured = await measure(node, row)
+    if measured is None:
+        raise FailedPrecondition(f"container {row.id}: has no stats, it ended just now")
+    return measured
 
 
-async def list_container_stats(
+async def each_container_stats(
     node: Node, *, id: str = "", sandbox_id: str = "", labels: Mapping[str, str] | None = None
-) -> list[ContainerStats]:
-    """Return the figures of all living containers that match; one that ends meanwhile is left out."""
+) -> AsyncIterator[ContainerStats]:
+    """Yield the figures of all containers that match and are alive now; one that ends before its turn is left out."""
     wanted = (labels or {}).items()
-    return [
-        await measure(node, row)
-        for row in node.pods.containers()
-        if row.state in (ContainerState.RUNNING, ContainerState.CREATED)
-        and (not id or row.id.startswith(id))
-        and (not sandbox_id or row.sandbox_id.startswith(sandbox_id))
-        and wanted <= row.config.labels.items()
-    ]
+    for row in node.pods.containers():
+        if (
+            row.state in (ContainerState.RUNNING, ContainerState.CREATED)
+            and (not id or row.id.startswith(id))
+            and (not sandbox_id or row.sandbox_id.startswith(sandbox_id))
+            and wanted <= row.config.labels.items()
+        ):
+            measured = await measure(node, row)
+            if measured is not None:
+                yield measured
 
 
-async def measure(node: Node, row: ContainerRow) -> ContainerStats:
-    """Read the figures of a living container; those of a cgroup that is already gone are left out."""
+async def measure(node: Node, row: ContainerRow) -> ContainerStats | None:
+    """Read the figures of a container; None when its cgroup or its writable layer is already gone."""
     try:
         figures = node.cgroups.container_stats(row.cgroup)
-    except FileNotFoundError:
-        return ContainerStats(container=view_container(row, verbose=False))
-    usage = await node.snapshots.usage(row.id)
+        usage = await node.snapshots.usage(row.id)
+    except (FileNotFoundError, NotFound):
+        return None
     return ContainerStats(
-        container=view_container(row, verbose=False),
+        container=node.views.container(row),
         cpu=figures.cpu(node.cpu_rates.rate(row.cgroup, figures.timestamp, figures.cpu_usage)),
         memory=figures.memory(),
         swap=figures.swap(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orlop.base.errors import FailedPrecondition
-from orlop.services.containers.status import view_container
 from orlop.services.node import Node
 from orlop.specs.pod import Container
 
@@ -16,4 +15,4 @@ async def wait_container(node: Node, container_id: str) -> Container:
         row = node.pods.container(row.id)
     if not row.finished_at:
         raise FailedPrecondition(f"container {row.id}: its monitor ended before it did")
-    return view_container(row, verbose=False)
+    return node.views.container(row)

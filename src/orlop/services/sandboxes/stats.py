@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from orlop.metadata.pods import SandboxRow
 from orlop.network.stats import interface_stats
-from orlop.services.containers.stats import list_container_stats
+from orlop.services.containers.stats import measure as measure_container
 from orlop.services.node import Node
-from orlop.services.sandboxes.status import view_sandbox
 from orlop.specs.pod import InterfaceStats, SandboxState, SandboxStats
 
 
@@ -18,16 +17,19 @@ async def sandbox_stats(node: Node, sandbox_id: str) -> SandboxStats:
     return await measure(node, node.pods.sandbox(sandbox_id))
 
 
-async def list_sandbox_stats(
+async def each_sandbox_stats(
     node: Node, *, id: str = "", labels: Mapping[str, str] | None = None
-) -> list[SandboxStats]:
-    """Return the figures of all ready sandboxes that match."""
+) -> AsyncIterator[SandboxStats]:
+    """Yield the figures of all sandboxes that match and are ready now; one that is removed before its turn is left out."""
     wanted = (labels or {}).items()
-    return [
-        await measure(node, row)
-        for row in node.pods.sandboxes()
-        if row.state is SandboxState.READY and (not id or row.id.startswith(id)) and wanted <= row.config.labels.items()
-    ]
+    for row in node.pods.sandboxes():
+        if (
+            row.state is SandboxState.READY
+            and (not id or row.id.startswith(id))
+            and wanted <= row.config.labels.items()
+            and node.pods.has_sandbox(row.id)
+        ):
+            yield await measure(node, row)
 
 
 async def measure(node: Node, row: SandboxRow) -> SandboxStats:
@@ -35,22 +37,20 @@ async def measure(node: Node, row: SandboxRow) -> SandboxStats:
 
     The sum is used where the pod has no cgroup of its own (no cgroup_parent given); else the parent's own figures are.
     """
-    containers = tuple(await list_container_stats(node, sandbox_id=row.id))
-    figures = node.cgroups.sandbox_stats(
-        row.cgroup_parent,
-        [each.cgroup for each in node.pods.containers_of(row.id) if each.cgroup and not each.finished_at],
-    )
+    rows = [each for each in node.pods.containers_of(row.id) if each.created_at and not each.finished_at]
+    containers = [stats for each in rows if (stats := await measure_container(node, each)) is not None]
+    figures = node.cgroups.sandbox_stats(row.cgroup_parent, [each.cgroup for each in rows])
     interfaces: tuple[InterfaceStats, ...] = ()
     pod = node.live.get(row.id)
     if pod is not None and pod.netlink is not None:
         interfaces = interface_stats(pod.netlink)
     return SandboxStats(
-        sandbox=view_sandbox(node, row, verbose=False),
+        sandbox=node.views.sandbox(row),
         cpu=figures.cpu(node.cpu_rates.rate(row.id, figures.timestamp, figures.cpu_usage)),
         memory=figures.memory(),
         io=figures.io(),
         network_timestamp=time.time_ns(),
         interfaces=interfaces,
         process_count=figures.pids,
-        containers=containers,
+        containers=tuple(containers),
     )

@@ -1,19 +1,25 @@
-"""PodSandboxStatus and ListPodSandbox: rows as readers see them. Test: tests/unit/services/test_status.py."""
+"""PodSandboxStatus and ListPodSandbox: rows as readers see them. Test: tests/unit/services/test_views.py, tests/kernel/services."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orlop.metadata.pods import SandboxRow
+import msgspec
+
+from orlop.base.ids import SandboxId
 from orlop.services.node import Node
-from orlop.specs.pod import Sandbox, SandboxState
+from orlop.specs.pod import Container, Sandbox, SandboxState
 
 
-def view_sandbox(node: Node, row: SandboxRow, *, verbose: bool = True) -> Sandbox:
-    """Return the reader's view of a row; ``info`` is filled only when verbose."""
-    info: dict[str, object] = {}
-    if verbose:
-        info = {
+async def sandbox_status(node: Node, sandbox_id: str, *, verbose: bool = False) -> Sandbox:
+    """Return one sandbox, with ``info`` when verbose; raises NotFound."""
+    row = node.pods.sandbox(sandbox_id)
+    view = node.views.sandbox(row)
+    if not verbose:
+        return view
+    return msgspec.structs.replace(
+        view,
+        info={
             "pid": row.monitor_pid,
             "monitorSocket": str(node.state.monitor_socket(row.id)),
             "netns": "" if row.host_network else f"/proc/{row.monitor_pid}/ns/net",
@@ -21,22 +27,13 @@ def view_sandbox(node: Node, row: SandboxRow, *, verbose: bool = True) -> Sandbo
             "runtimeHandler": row.handler,
             "network": row.network,
             "timingsMs": row.timings,
-        }
-    return Sandbox(
-        id=row.id,
-        config=row.config,
-        state=row.state,
-        created_at=row.created_at,
-        runtime_handler=row.handler,
-        ips=row.ips,
-        reason=row.reason,
-        info=info,
+        },
     )
 
 
-async def sandbox_status(node: Node, sandbox_id: str) -> Sandbox:
-    """Return one sandbox; raises NotFound."""
-    return view_sandbox(node, node.pods.sandbox(sandbox_id))
+def containers_of(node: Node, sandbox_id: SandboxId) -> tuple[Container, ...]:
+    """Return the containers of a sandbox; one that is still being created is not among them."""
+    return tuple(node.views.container(row) for row in node.pods.containers_of(sandbox_id) if row.created_at)
 
 
 async def list_sandboxes(
@@ -44,8 +41,9 @@ async def list_sandboxes(
 ) -> list[Sandbox]:
     """Return the sandboxes that match all given filters; a sandbox that is still being made is not ready."""
     wanted = (labels or {}).items()
+    view = node.views.sandbox
     return [
-        view_sandbox(node, row, verbose=False)
+        view(row)
         for row in node.pods.sandboxes()
         if (not id or row.id.startswith(id))
         and (state is None or row.state is state)

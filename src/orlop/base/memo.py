@@ -1,0 +1,43 @@
+"""What was made of an object, kept for as long as the object is the same one.
+
+For rows that never change but are replaced: what is made of a row is right exactly as long as the row is that very object.
+Forgetting needs no calls: when twice as many are kept as were alive at the last look, those whose key is gone are dropped.
+Test: tests/unit/base/test_memo.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+S = TypeVar("S")
+V = TypeVar("V")
+
+SPARE: Final = 64
+
+
+class Memo(Generic[S, V]):
+    """One kept value a key. ``make`` is called when the key's object is another one than last time."""
+
+    __slots__ = ("_alive", "_kept", "_look_at", "_make")
+
+    def __init__(self, make: Callable[[S], V], alive: Callable[[str], bool]) -> None:
+        self._make = make
+        self._alive = alive
+        self._kept: dict[str, tuple[S, V]] = {}
+        self._look_at = SPARE
+
+    def of(self, key: str, source: S) -> V:
+        """Return what is made of ``source``, made anew only if it is not the object that was seen last under ``key``."""
+        known = self._kept.get(key)
+        if known is not None and known[0] is source:
+            return known[1]
+        made = self._make(source)
+        self._kept[key] = (source, made)
+        if len(self._kept) > self._look_at:
+            self._kept = {name: each for name, each in self._kept.items() if self._alive(name)}
+            self._look_at = 2 * len(self._kept) + SPARE
+        return made
+
+    def __len__(self) -> int:
+        return len(self._kept)
