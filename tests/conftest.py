@@ -12,10 +12,16 @@ import re
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 ALLOWED = Path(__file__).parent / "allowed-skips.txt"
+
+# How long an example takes to make or to run says more about the machine's load than about the code; pytest's own timeout bounds
+# the whole.
+hypothesis.settings.register_profile("orlop", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("orlop")
 
 # grpc's own fork handlers have nothing to protect here: tests start programs, they do not fork Python.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -18,7 +18,8 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from tests.cri.census import Scope, processes
+from orlop.oci.cgroups.driver import DEFAULT_PARENT
+from tests.cri.census import CGROUP_ROOT, Scope, processes
 from tests.images.conformance import PAUSE
 
 TOP = Path(__file__).resolve().parents[2]
@@ -205,7 +206,7 @@ class Daemon(ABC):
                 remove_all_pods(self.address)
 
     def close(self) -> None:
-        """End the daemon and what it left: its helpers by pid, mounts below its directories, its bridge, its directories."""
+        """End the daemon and what it left: its helpers by pid, mounts below its directories, its bridge and table, its directories."""
         self.remove_pods()
         try:
             self.terminate()
@@ -217,9 +218,14 @@ class Daemon(ABC):
         for target in sorted(self.scope().take().mounts, reverse=True):
             subprocess.run(["umount", "-l", target], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
+        subprocess.run(["nft", "delete", "table", "inet", f"orlop_{self.bridge}"], capture_output=True, check=False)
         for each in sorted(self.scope().take().cgroups, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(each)
+        # Made for pods without a cgroup parent; one that is in use, by whomever, stays.
+        for each in (CGROUP_ROOT, *CGROUP_ROOT.iterdir()):
+            with contextlib.suppress(OSError):
+                os.rmdir(each / DEFAULT_PARENT.lstrip("/"))
         for each in (self.directory, self.state):
             shutil.rmtree(each, ignore_errors=True)
 

@@ -5,7 +5,6 @@ pytest finds them through the conftest.py of the folders that use them.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,8 +40,6 @@ def daemon_under_test(certs_d: Path) -> Daemon:
     peer = os.environ.get("ORLOP_TESTS_ON", "")
     if peer:
         return Containerd(certs_d, runtime=peer)
-    if importlib.util.find_spec("orlop.daemon.lifecycle") is None:
-        pytest.skip("orlopd cannot serve yet: orlop.daemon.lifecycle is not there")
     return Orlopd(certs_d)
 
 

@@ -66,7 +66,7 @@ def test_a_malformed_plan_is_refused_with_its_reason(data: bytes, reason: str) -
     assert reason in text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_mutated_plans_never_read_out_of_bounds(data: st.DataObject) -> None:
     raw = bytearray(plan([CLONE, op(0x0708, struct.pack("<III", 2, 1, 2)), EXEC]))

@@ -3,7 +3,7 @@
 A point is declared at import time by ``fault_point = declare("sandbox.run.network")`` and passed at run time by ``reach(name)``.
 In production reaching a point costs one dictionary look-up in an empty dictionary. A test arms points through the environment
 variable ORLOP_FAULTS, for instance ``sandbox.run.network=kill`` or ``sandbox.run.network=fail`` or ``...=fail@2`` (second time).
-``orlop doctor --fault-points`` lists the declared names. Test: tests/unit/base/test_faults.py.
+``orlopd --list-fault-points`` lists the declared names. Test: tests/unit/base/test_faults.py.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_commit_wants_all_bytes_and_the_digest(store: ContentStore) -> None:
     assert store.read(digest) == b"hello"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(order=st.permutations(range(8)), upto=st.integers(0, 8))
 def test_ranges_in_any_order_and_a_crash(store: ContentStore, order: list[int], upto: int) -> None:
     data = os.urandom(8 * 4096 - 100)

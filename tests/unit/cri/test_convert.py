@@ -95,13 +95,13 @@ sandboxes = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(resources)
 def test_resources_round_trip(given_):
     assert convert.resources_out(convert.resources_in(given_, "linux")) == given_
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(containers)
 def test_containers_keep_what_was_asked(config):
     made = convert.container_config_in(config)
@@ -126,7 +126,7 @@ def test_containers_keep_what_was_asked(config):
     assert (listed.id, listed.pod_sandbox_id, listed.labels) == ("c", "s", config.labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sandboxes)
 def test_sandboxes_keep_what_was_asked(config):
     made = convert.sandbox_config_in(config)
@@ -140,7 +140,7 @@ def test_sandboxes_keep_what_was_asked(config):
     assert (status.network.ip, status.network.additional_ips[0].ip) == ("10.1.1.1", "fd00::1")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_converted_or_refused(data):
     for kind, read in (
