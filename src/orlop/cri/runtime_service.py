@@ -22,6 +22,7 @@ from orlop.services.containers import status as container_status
 from orlop.services.containers import stop as container_stop
 from orlop.services.execs import exec_sync
 from orlop.services.node import Node
+from orlop.services.pod_cidr import set_pod_cidr
 from orlop.services.sandboxes import remove as sandbox_remove
 from orlop.services.sandboxes import run
 from orlop.services.sandboxes import stats as sandbox_stats
@@ -106,11 +107,7 @@ class RuntimeService(RuntimeLists):
         return self._config
 
     async def UpdateRuntimeConfig(self, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
-        # The only field is the node's pod_cidr. CNI plugins get theirs from their own configuration and the built-in network
-        # from orlop's, so there is nothing to do; an error would make kubelet repeat the call for ever.
-        cidr = request.runtime_config.network_config.pod_cidr
-        if cidr:
-            log.info("pod_cidr %s is known to kubelet; the network's own configuration decides the addresses", cidr)
+        set_pod_cidr(self._node, request.runtime_config.network_config.pod_cidr)
         return pb.UpdateRuntimeConfigResponse()
 
     # Sandboxes

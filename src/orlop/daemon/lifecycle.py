@@ -17,18 +17,22 @@ import os
 import signal
 from pathlib import Path
 
-from orlop.base.errors import FailedPrecondition
+from orlop.base.errors import FailedPrecondition, OrlopError
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.cri.server import CriServer
 from orlop.daemon.config import Config
 from orlop.daemon.notify import notify
 from orlop.daemon.wiring import wire
 from orlop.services.containers.autoremove import arm_removals
+from orlop.services.gc import sweep_cgroups
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
 from orlop.services.recovery import recover
 
 log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""How long links of pods that were stopped just now may take to go when the daemon ends."""
 
 
 class DirectoryLock:
@@ -78,6 +82,7 @@ async def run(config: Config) -> None:
     await recover_images(node.images)
     await recover(node)
     arm_removals(node)
+    node.supervisor.spawn("sweep cgroups", sweep_cgroups(node))
     network = await node.network.status()
     if not network.ready:
         log.warning("network is not ready: %s", network.message)
@@ -93,8 +98,13 @@ async def run(config: Config) -> None:
     log.info("stopping: pods go on")
     await server.stop()
     await node.supervisor.close()
+    try:
+        await asyncio.wait_for(node.network.close(), CLOSE_SECONDS)
+    except (OrlopError, TimeoutError) as error:
+        log.warning("network: what is left of stopped pods is removed at the next start: %s", error or "not in time")
     for pod in node.live:
         node.live.drop(pod.id)
+    node.cgroups.close()
     await close_image_parts(node.images)
     node.pods.close()
     del locks

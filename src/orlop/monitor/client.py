@@ -45,6 +45,8 @@ class MonitorError(Internal):
         reason = os.strerror(errno).lower() if errno else "failed"
         super().__init__(": ".join(part for part in (subject, op, detail, reason) if part))
         self.op = op
+        self.reason = ": ".join(part for part in (detail, reason) if part)
+        """Which object, and why: the message without who was doing what."""
         self.op_index = None if op_index == NOT_AN_OP else op_index
         self.errno = errno
         self.detail = detail

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -116,6 +116,15 @@ class Network(Protocol):
 
     async def status(self) -> NetworkStatus:
         """Say whether attach can be expected to work."""
+
+    def pod_sysctls(self) -> Mapping[str, str]:
+        """Return what a pod's network namespace must be told before its interface is there; the pod's own sysctls win."""
+
+    def set_pod_ranges(self, ranges: Sequence[str]) -> None:
+        """Take in which ranges the cluster has given this node (kubelet's pod_cidr); raises InvalidArgument for what is no range."""
+
+    async def close(self) -> None:
+        """Finish what is under way; pods keep their network."""
 
 
 def checked_port_mappings(subject: str, mappings: Iterable[PortMapping]) -> tuple[PortMapping, ...]:

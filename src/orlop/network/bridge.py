@@ -19,7 +19,7 @@ import functools
 import ipaddress
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 DEFAULT_BRIDGE: Final = "orlop0"
 DEFAULT_SUBNETS: Final = ("10.85.0.0/16", "fd00:10:85::/64")
 LINK_PREFIX: Final = "orlop"
+_ACCEPT_RA: Final = "net.ipv6.conf.default.accept_ra"
 _LINK_DIGITS: Final = 10
 _NAME_BYTES: Final = 15
 _DELETE_GROUP: Final = 0x6F726C70
@@ -84,6 +85,8 @@ class BridgeNetwork:
         self._bridge_index = 0
         self._mtu = 1500
         self._notes: list[str] = []
+        self._outside = ""
+        """What is to be said of subnets that are not in the node's ranges."""
         self._supervisor = Supervisor(f"network {bridge}")
         self._unlinker: ThreadPoolExecutor | None = None
         self._waiting: dict[str, SandboxId] = {}
@@ -419,7 +422,32 @@ class BridgeNetwork:
         except (OrlopError, OSError) as error:
             return NetworkStatus(False, "BuiltInNetworkNotReady", str(error))
         self._begin_unlink()
-        return NetworkStatus(True, "", "; ".join(self._notes))
+        return NetworkStatus(True, "", "; ".join(filter(None, (*self._notes, self._outside))))
+
+    def pod_sysctls(self) -> Mapping[str, str]:
+        """Router advertisements are not accepted: a pod could make itself the router of its neighbours. Their routes are ours."""
+        return {_ACCEPT_RA: "0"} if sysctl.exists(_ACCEPT_RA.replace(".", "/")) else {}
+
+    def set_pod_ranges(self, ranges: Sequence[str]) -> None:
+        """Compare the cluster's ranges for this node with the subnets; a difference is said in the status, and changes nothing.
+
+        Addresses that pods have can't be taken back, and the configuration is the operator's word: subnets outside of the node's
+        ranges work on this node, but other nodes have no route to them.
+        """
+        parsed = [_parse_range(self.name, each) for each in ranges]
+        outside = [
+            subnet
+            for subnet in self._subnets
+            if (same := [each for each in parsed if each.version == subnet.version])
+            and not any(subnet.subnet_of(each) for each in same)  # type: ignore[arg-type]
+        ]
+        self._outside = ""
+        if outside:
+            self._outside = (
+                f"subnets {', '.join(map(str, outside))} are not in the ranges that the cluster gave this node "
+                f"({', '.join(map(str, parsed))}): other nodes have no route to its pods; set network.subnets"
+            )
+            log.warning("network %s: %s", self.name, self._outside)
 
     async def close(self) -> None:
         """Finish pending deletions and close sockets; pods, bridge and table stay."""
@@ -471,6 +499,13 @@ def _parse_subnets(bridge: str, subnets: Sequence[str]) -> tuple[Network, ...]:
         raise InvalidArgument(f"network {bridge}: subnets: one ipv4 subnet, one ipv6 subnet, or one of each")
     # The IPv4 address is the primary one.
     return tuple(sorted(parsed, key=lambda each: each.version))
+
+
+def _parse_range(bridge: str, text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise InvalidArgument(f"network {bridge}: pod_cidr: {error}") from None
 
 
 def _first_address(subnet: Network) -> Interface:

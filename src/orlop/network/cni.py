@@ -373,6 +373,13 @@ class CniNetwork:
             return NetworkStatus(False, "NetworkPluginNotReady", str(error))
         return NetworkStatus(True)
 
+    def pod_sysctls(self) -> Mapping[str, str]:
+        """Nothing: a plugin sets what its network needs (one that relies on router advertisements wants them accepted)."""
+        return {}
+
+    def set_pod_ranges(self, ranges: Sequence[str]) -> None:
+        """Nothing: plugins have their ranges from their own configuration, which a network's installer writes."""
+
     async def close(self) -> None:
         """Nothing is held open."""
 

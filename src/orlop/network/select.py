@@ -8,7 +8,7 @@ pod does nothing. Fulfils attachment.Network as the two networks do. Test: tests
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
@@ -66,6 +66,15 @@ class NetworkSelector:
     async def status(self) -> NetworkStatus:
         """Say whether the next pod can be attached: CRI's NetworkReady."""
         return await self._current().status()
+
+    def pod_sysctls(self) -> Mapping[str, str]:
+        """Return what the namespace of the next pod must be told before its interface is there."""
+        return self._current().pod_sysctls()
+
+    def set_pod_ranges(self, ranges: Sequence[str]) -> None:
+        """Take in kubelet's pod_cidr, for both networks: the configuration directory may change later."""
+        self.cni.set_pod_ranges(ranges)
+        self.bridge.set_pod_ranges(ranges)
 
     async def close(self) -> None:
         """Finish what is under way; pods keep their network."""

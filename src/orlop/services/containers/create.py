@@ -24,6 +24,7 @@ from orlop.monitor.client import MonitorError
 from orlop.services.containers.imagevolumes import find_image_volumes
 from orlop.services.containers.launch import Launch, plan_container
 from orlop.services.containers.log import open_log, resolve_log_path
+from orlop.services.gc import prune_after
 from orlop.services.images.status import image_status
 from orlop.services.live import LivePod
 from orlop.services.monitors import publish
@@ -91,7 +92,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         resources=config.resources,
     )
     async with Rollback(f"container {row.id}") as undo:
-        undo.push("row", lambda: node.pods.remove_container(row.id))
+        undo.push("row", lambda: _drop_row(node, row))
         node.pods.add_container(row)
         faults.reach(ROW)
         stages.mark("row")
@@ -150,6 +151,12 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
     publish(node, EventType.CREATED, row)
     faults.reach(CREATED)
     return row.id
+
+
+def _drop_row(node: Node, row: ContainerRow) -> None:
+    """Forget a container that was not made; its image may have been removed meanwhile."""
+    node.pods.remove_container(row.id)
+    prune_after(node, row)
 
 
 def discard_cgroup(node: Node, path: str) -> None:

@@ -10,6 +10,7 @@ from orlop.base.errors import NotFound
 from orlop.metadata.pods import ContainerRow
 from orlop.monitor.client import MonitorError
 from orlop.services.containers.stop import kill_container
+from orlop.services.gc import prune_after
 from orlop.services.monitors import publish
 from orlop.services.node import Node
 from orlop.specs.pod import EventType
@@ -59,6 +60,7 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
     if record.exists():
         os.unlink(record)
     node.pods.remove_container(row.id)
+    prune_after(node, row)
     node.creating_containers.forget(row.name)
     if row.created_at:
         publish(node, EventType.DELETED, row)

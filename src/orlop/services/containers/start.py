@@ -10,6 +10,7 @@ from orlop.base import faults
 from orlop.base.errors import FailedPrecondition
 from orlop.base.stages import Stages
 from orlop.monitor.client import MonitorError
+from orlop.services.containers.commands import NOT_STARTED, command_error
 from orlop.services.monitors import publish, take_exit
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState, EventType
@@ -17,12 +18,13 @@ from orlop.specs.pod import ContainerState, EventType
 GATE, STARTED = "container.start.gate", "container.start.started"
 faults.declare(GATE, STARTED)
 
-EXEC_FAILED_EXIT = 128
-"""What containerd and CRI-O report for a container whose process could not be started."""
-
 
 async def start_container(node: Node, container_id: str) -> None:
-    """Start a created container. Raises NotFound, FailedPrecondition (wrong state, sandbox not ready), Internal (exec failed)."""
+    """Start a created container.
+
+    Raises NotFound, FailedPrecondition (wrong state, sandbox not ready), InvalidArgument (its command can't be executed), Internal
+    (another step failed). After the last two it has ended: StartError, with 127, 126 or 128 as exit code.
+    """
     container_id = node.pods.container(container_id).id
     async with node.locks.hold(container_id):
         row = node.pods.container(container_id)
@@ -37,18 +39,21 @@ async def start_container(node: Node, container_id: str) -> None:
         try:
             started_ns = await pod.monitor.start(row.id)
         except MonitorError as error:
+            wrong = command_error(f"container {row.id}", error)
             row = msgspec.structs.replace(
                 node.pods.container(row.id),
                 started_at=time.time_ns(),
                 finished_at=time.time_ns(),
-                exit_code=EXEC_FAILED_EXIT,
+                exit_code=NOT_STARTED if wrong is None else wrong.exit_code,
                 reason="StartError",
-                message=str(error),
+                message=str(wrong or error),
             )
             node.pods.put_container(row)
             node.cgroups.remove_container(row.cgroup)
             pod.exit_of(row.id).set()
             publish(node, EventType.STOPPED, row)
+            if wrong is not None:
+                raise wrong from error
             raise
         faults.reach(GATE)
         stages.mark("start")

@@ -19,7 +19,8 @@ from contextlib import asynccontextmanager
 from orlop.base import limits
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
 from orlop.base.ids import new_exec_id
-from orlop.monitor.client import Exited
+from orlop.monitor.client import Exited, MonitorError
+from orlop.services.containers.commands import command_error
 from orlop.services.containers.launch import plan_exec
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState
@@ -151,7 +152,8 @@ async def exec_stream(
 ) -> AsyncIterator[ExecStream]:
     """Run a command as long as the context lasts.
 
-    Raises NotFound, InvalidArgument (empty command), FailedPrecondition (not running), Internal (it could not be executed: which step).
+    Raises NotFound, InvalidArgument (the command is empty, or can't be executed), FailedPrecondition (not running), Internal
+    (another step failed: which).
     """
     row = node.pods.container(container_id)
     if not command:
@@ -190,6 +192,10 @@ async def exec_stream(
                 v2=cgroup.version == 2,
                 kill_on_disconnect=True,
             )
+        except MonitorError as error:
+            if (wrong := command_error(f"container {row.id}", error)) is not None:
+                raise wrong from error
+            raise
         finally:
             for descriptor in theirs:
                 os.close(descriptor)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from orlop.base import limits
 from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument
 from orlop.base.ids import new_exec_id
+from orlop.monitor.client import MonitorError
+from orlop.services.containers.commands import command_error
 from orlop.services.containers.launch import plan_exec
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState
@@ -65,8 +67,8 @@ class _Collector:
 async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
     """Run a command; timeout 0 means no limit.
 
-    Raises NotFound, InvalidArgument (empty command), FailedPrecondition (not running), DeadlineExceeded (all of it was killed),
-    Internal (could not be executed: the message says which step failed).
+    Raises NotFound, InvalidArgument (the command is empty, or can't be executed), FailedPrecondition (not running),
+    DeadlineExceeded (all of it was killed), Internal (another step failed: the message says which).
     """
     row = node.pods.container(container_id)
     if not command:
@@ -99,6 +101,10 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                 timeout_ms=int(timeout_seconds * 1000),
                 kill_on_disconnect=True,
             )
+        except MonitorError as error:
+            if (wrong := command_error(f"container {row.id}", error)) is not None:
+                raise wrong from error
+            raise
         finally:
             os.close(out_write)
             os.close(err_write)

@@ -128,7 +128,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
             uts=not host_network,
             shared_pid=options.pid is NamespaceMode.POD,
             hostname="" if host_network else config.hostname,
-            sysctls=config.sysctls,
+            sysctls=config.sysctls if host_network else {**node.network.pod_sysctls(), **config.sysctls},
         )
         namespaces = await client.pod(encode(plan))
         pod.netns_fd, pod.netlink = namespaces.netns_fd, namespaces.netlink
