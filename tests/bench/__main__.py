@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import image, report, rows
+from tests.bench import image, polling, report, rows
 from tests.bench.rows import Contestant
 from tests.cri.client import AsyncClient
 from tests.cri.daemons import Containerd, Daemon, Orlopd
@@ -24,7 +24,7 @@ CONTESTANTS: dict[str, Callable[[Path], Daemon]] = {
     "containerd+runc": lambda certs: Containerd(certs, runtime="runc"),
     "containerd+crun": lambda certs: Containerd(certs, runtime="crun"),
 }
-ROWS = ("latency", "cycles", "rest", "pull")
+ROWS = ("latency", "cycles", "rest", "polling", "pull")
 
 
 def arguments() -> argparse.Namespace:
@@ -65,6 +65,12 @@ async def measure(given: argparse.Namespace, registry: Registry, daemons: dict[s
         for each in contestants:
             print(f"at rest: {given.pods} pods of {each.name}", flush=True)
             await rows.at_rest(each, given.pods, restarts=2 if given.quick else 5)
+    if "polling" in asked:
+        # The network makes no difference to a list.
+        for each in contestants:
+            if each.name != "orlop+cni":
+                print(f"polling: {given.pods} pods of {each.name}", flush=True)
+                await polling.polling(each, given.pods)
     if "pull" in asked:
         megabytes, files = (128, 5000) if given.quick else (2048, 80000)
         print(f"pull: {megabytes} MB in {files} files", flush=True)

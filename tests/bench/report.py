@@ -36,6 +36,11 @@ GOALS = (
     Goal(row="daemon PSS, 100 pods (MB)", bound=80),
     Goal(row="ready after kill -9, 100 pods (ms)", bound=500),
     Goal(row="pull 2048 MB (s)", ratio=3),
+    Goal(row="ListContainers, 100 pods", ratio=1),
+    Goal(row="ListContainers, 100 pods: CPU", ratio=1),
+    Goal(row="ListContainerStats, 100 pods", ratio=1),
+    Goal(row="ListContainerStats, 100 pods: CPU", ratio=1),
+    Goal(row="kubelet's polling, 100 pods (% of one CPU)", bound=2, ratio=1),
 )
 
 

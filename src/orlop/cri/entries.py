@@ -46,10 +46,12 @@ class Entries(Generic[V]):
     def __init__(
         self,
         responses: tuple[type[Message], ...],
-        make: Callable[[V], Message],
+        make: Callable[[V], Message | bytes],
         alive: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """``alive`` says whether a key still exists; it is asked when kept entries are thinned out."""
+        """``make`` returns an entry as a message, or already serialized. ``alive`` says whether a key still exists; it is asked when
+        kept entries are thinned out.
+        """
         numbers = {_repeated_field(each) for each in responses}
         if len(numbers) != 1:
             raise ValueError(f"{responses}: their lists have different field numbers")
@@ -59,7 +61,8 @@ class Entries(Generic[V]):
 
     def fresh(self, value: V) -> bytes:
         """Serialize one entry."""
-        return delimited(self._number, self._make(value).SerializeToString())
+        made = self._make(value)
+        return delimited(self._number, made if isinstance(made, bytes) else made.SerializeToString())
 
     def kept(self, key: str, value: V) -> bytes:
         """Return the entry of an object that never changes, only is replaced; serialized when it is a new object."""

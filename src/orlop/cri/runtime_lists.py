@@ -13,10 +13,12 @@ from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.cri import convert
 from orlop.cri.convert import check
+from orlop.cri.convert.metrics import MetricsOut, descriptors_out
 from orlop.cri.entries import Entries, batches
 from orlop.cri.listener import Service
 from orlop.services.containers.stats import each_container_stats
 from orlop.services.containers.status import list_containers
+from orlop.services.metrics.collect import PodMetrics, declared_metrics, each_pod_metrics
 from orlop.services.node import Node
 from orlop.services.sandboxes.stats import each_sandbox_stats
 from orlop.services.sandboxes.status import list_sandboxes
@@ -39,6 +41,10 @@ class RuntimeLists(Service):
         )
         self._container_stats: Entries[ContainerStats] = Entries(
             (pb.ListContainerStatsResponse, pb.StreamContainerStatsResponse), convert.container_stats_out
+        )
+        self._metrics = MetricsOut(lambda key: node.pods.has_container(key) or node.pods.has_sandbox(key))
+        self._pod_metrics: Entries[PodMetrics] = Entries(
+            (pb.ListPodSandboxMetricsResponse, pb.StreamPodSandboxMetricsResponse), self._metrics.pod
         )
         self._sandbox_stats: Entries[SandboxStats] = Entries(
             (pb.ListPodSandboxStatsResponse, pb.StreamPodSandboxStatsResponse), convert.sandbox_stats_out
@@ -109,6 +115,20 @@ class RuntimeLists(Service):
         )
         async for stats in measured:
             yield self._sandbox_stats.fresh(stats)
+
+    async def ListMetricDescriptors(self, _: pb.ListMetricDescriptorsRequest) -> pb.ListMetricDescriptorsResponse:
+        return descriptors_out(declared_metrics(self._node))
+
+    async def ListPodSandboxMetrics(self, _: pb.ListPodSandboxMetricsRequest) -> bytes:
+        return b"".join([entry async for entry in self._each_pod_metrics()])
+
+    async def StreamPodSandboxMetrics(self, _: pb.StreamPodSandboxMetricsRequest) -> AsyncIterator[bytes]:
+        async for batch in batches(self._each_pod_metrics()):
+            yield batch
+
+    async def _each_pod_metrics(self) -> AsyncIterator[bytes]:
+        async for each in each_pod_metrics(self._node):
+            yield self._pod_metrics.fresh(each)
 
 
 def _id(value: str, field: str) -> str:

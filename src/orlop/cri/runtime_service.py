@@ -1,7 +1,7 @@
 """CRI's RuntimeService: each RPC is one call of services/, translated on the way in and out. Nothing is decided here.
 
 The lists are in runtime_lists.py. RPCs that have no method answer UNIMPLEMENTED by name: streaming exec, attach and port-forward,
-checkpoints, metrics. Test: tests/cri, tests/conformance (crictl, critest).
+checkpoints. Test: tests/cri, tests/conformance (crictl, critest).
 """
 
 from __future__ import annotations

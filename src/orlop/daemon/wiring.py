@@ -20,10 +20,12 @@ from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.services.containers.devices import host_devices
+from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
+from orlop.services.metrics.memory import MetricMemory
 from orlop.services.node import Node
 from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
@@ -52,6 +54,7 @@ def wire(
         supervisor=supervisor,
         layers_in_use=lambda: {DiffId(each) for each in pods.layers_in_use()},
     )
+    snapshots = OverlaySnapshots(root, images.trash)
     probe = Probe(scratch=str(root.root))
     cgroups = detect(cgroup_driver, owner=str(state.state), default_parent=cgroup_parent)
     return Node(
@@ -63,7 +66,9 @@ def wire(
         live=LivePods(),
         idmaps=IdMapNamespaces(monitor_binary()),
         events=EventHub(),
-        snapshots=OverlaySnapshots(root, images.trash),
+        snapshots=snapshots,
+        layer_usages=LayerUsages(snapshots.count, root.containers),
+        metrics=MetricMemory(pods),
         cgroups=cgroups,
         cpu_rates=CpuRates(),
         network=open_network(

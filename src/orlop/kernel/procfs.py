@@ -48,6 +48,30 @@ def process_stat(pid: int) -> ProcessStat:
     return parse_stat(data.decode(errors="replace"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptors:
+    """How many file descriptors are open, and how many of them are sockets."""
+
+    files: int
+    sockets: int
+
+
+def open_descriptors(pid: int) -> Descriptors | None:
+    """Count the open descriptors of a process; None when it is gone."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    sockets = 0
+    for name in names:
+        try:
+            sockets += os.readlink(f"{directory}/{name}").startswith("socket:")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # closed meanwhile
+    return Descriptors(files=len(names), sockets=sockets)
+
+
 @cache
 def boot_id() -> str:
     """Return the id that the kernel made at this boot."""

@@ -14,10 +14,12 @@ from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
+from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
+from orlop.services.metrics.memory import MetricMemory
 from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
 
@@ -36,6 +38,8 @@ class Node:
     """User namespaces for id-mapped mounts."""
     events: EventHub
     snapshots: OverlaySnapshots
+    layer_usages: LayerUsages
+    metrics: MetricMemory
     cgroups: CgroupDriver
     cpu_rates: CpuRates
     network: Network

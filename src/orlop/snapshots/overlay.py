@@ -118,8 +118,11 @@ class OverlaySnapshots:
 
     async def usage(self, container_id: ContainerId) -> Usage:
         """Count bytes and inodes of a writable layer; raises NotFound."""
-        upper = self._paths.containers / container_id / "upper"
-        return await asyncio.to_thread(_count, upper, container_id)
+        return await asyncio.to_thread(self.count, container_id)
+
+    def count(self, container_id: ContainerId) -> Usage:
+        """As ``usage``, in the caller's thread."""
+        return _count(self._paths.containers / container_id / "upper", container_id)
 
     def _overlay(self, subject: str, layers: Sequence[Path], home: Path | None) -> int:
         if self._stepwise is not False:

@@ -17,7 +17,7 @@ from orlop.kernel.cgroupfs import Hierarchy, discover_mounted
 from orlop.oci.cgroups.handles import ContainerCgroup, ExecCgroup
 from orlop.oci.cgroups.parent import absolute_path
 from orlop.oci.cgroups.resources import DEFAULT_DEVICES
-from orlop.oci.cgroups.stats import CgroupStats
+from orlop.oci.cgroups.stats import CgroupMetrics, CgroupStats, Group
 from orlop.oci.cgroups.v1 import V1Driver
 from orlop.oci.cgroups.v2 import V2Driver
 from orlop.specs import pod, runtime
@@ -86,6 +86,15 @@ class CgroupDriver(Protocol):
 
     def container_stats(self, path: str) -> CgroupStats:
         """Read what a container has used; raises FileNotFoundError."""
+
+    def container_metrics(self, path: str) -> CgroupMetrics:
+        """Read everything that is counted of a container's or a pod's cgroup; raises FileNotFoundError."""
+
+    def has_own_parent(self, parent: str) -> bool:
+        """Say whether a sandbox's parent is its own, and not the one that all sandboxes without a parent share."""
+
+    def metric_groups(self) -> frozenset[Group]:
+        """Return which figures this host counts, looked up in the default parent."""
 
     def sandbox_stats(self, parent: str, containers: Sequence[str] = ()) -> CgroupStats:
         """Read what a pod has used: its parent's figures, or under the default parent the sum over its containers."""

@@ -5,6 +5,8 @@ Reading is v1.py's and v2.py's. Test: tests/unit/oci/cgroups/test_stats.py.
 
 from __future__ import annotations
 
+import enum
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,6 +84,72 @@ class CgroupStats:
         return None if self.io_psi is None else IoStats(timestamp=self.timestamp, psi=self.io_psi)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCount:
+    """How much of one operation a block device has done for a cgroup: bytes or requests."""
+
+    device: str
+    """``major:minor``."""
+    operation: str
+    """``Read``, ``Write``, and what else the kernel tells apart."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HugepageUse:
+    page_size: str
+    """As in the file's name: ``2MB``."""
+    usage: int
+    """Bytes."""
+    max_usage: int | None
+    """The most there ever was; only v1 counts it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupMetrics:
+    """Everything that is counted of one cgroup, for monitoring. None: this host does not count it."""
+
+    stats: CgroupStats
+    cpu_user: int | None = None
+    cpu_system: int | None = None
+    """Nanoseconds."""
+    cfs_periods: int | None = None
+    cfs_throttled_periods: int | None = None
+    cfs_throttled: int | None = None
+    """Nanoseconds."""
+    memory_cache: int | None = None
+    memory_mapped: int | None = None
+    memory_kernel: int | None = None
+    memory_max_usage: int | None = None
+    memory_failures: int | None = None
+    """How often the limit was hit."""
+    own_page_faults: int = 0
+    own_major_page_faults: int = 0
+    """Without those of cgroups below; ``stats`` has them with."""
+    threads: int | None = None
+    threads_max: int | None = None
+    """0: no limit."""
+    io_bytes: tuple[DeviceCount, ...] = ()
+    io_requests: tuple[DeviceCount, ...] = ()
+    hugepages: tuple[HugepageUse, ...] = ()
+
+
+class Group(enum.Enum):
+    """Figures that a host counts together or not at all."""
+
+    CPU = enum.auto()
+    CFS = enum.auto()
+    MEMORY = enum.auto()
+    SWAP = enum.auto()
+    KERNEL_MEMORY = enum.auto()
+    MEMORY_PEAK = enum.auto()
+    THREADS = enum.auto()
+    IO = enum.auto()
+    HUGEPAGES = enum.auto()
+    HUGEPAGES_PEAK = enum.auto()
+    PRESSURE = enum.auto()
+
+
 def total(parts: Sequence[CgroupStats]) -> CgroupStats:
     """Return the sum, for pods without a cgroup of their own. Pressures and limits have no sum."""
 
@@ -136,6 +204,49 @@ def parse_psi(text: str) -> Psi:
             avg300=float(fields.get("avg300", "0")),
         )
     return Psi(some=lines.get("some", PsiData()), full=lines.get("full", PsiData()))
+
+
+def parse_counts_v1(text: str) -> tuple[DeviceCount, ...]:
+    """Parse ``major:minor operation count`` lines of blkio; the sums (Total) are left out."""
+    found: list[DeviceCount] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2].isdigit() and words[1] != "Total":
+            found.append(DeviceCount(device=words[0], operation=words[1], count=int(words[2])))
+    return tuple(found)
+
+
+_V2_OPERATIONS: Final = {"r": "Read", "w": "Write", "d": "Discard"}
+
+
+def parse_counts_v2(text: str) -> tuple[tuple[DeviceCount, ...], tuple[DeviceCount, ...]]:
+    """Parse io.stat to (bytes, requests) of each device and operation."""
+    amounts: list[DeviceCount] = []
+    requests: list[DeviceCount] = []
+    for line in text.splitlines():
+        device, *words = line.split() or [""]
+        for word in words:
+            key, _, value = word.partition("=")
+            operation = _V2_OPERATIONS.get(key[:1])
+            if operation is None or not value.isdigit():
+                continue
+            kept = amounts if key[1:] == "bytes" else requests if key[1:] == "ios" else None
+            if kept is not None:
+                kept.append(DeviceCount(device=device, operation=operation, count=int(value)))
+    return tuple(amounts), tuple(requests)
+
+
+def hugepage_sizes(directory: str = "/sys/kernel/mm/hugepages") -> tuple[str, ...]:
+    """Return the page sizes that this kernel has, as the hugetlb controller writes them: ``2MB``, ``1GB``."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return ()
+    kilobytes = sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) for name in names)
+    return tuple(
+        f"{each >> 20}GB" if each >= 1 << 20 else f"{each >> 10}MB" if each >= 1 << 10 else f"{each}KB"
+        for each in kilobytes
+    )
 
 
 def parse_io_v2(text: str) -> tuple[int, int]:

@@ -29,10 +29,10 @@ from orlop.oci.cgroups.resources import (
     v1_device_lines,
     v1_writes,
 )
-from orlop.oci.cgroups.stats import CgroupStats, parse_flat, parse_io_v1, parse_limit, parse_psi, total
+from orlop.oci.cgroups.stats import CgroupMetrics, CgroupStats, Group, total
 from orlop.oci.cgroups.tree import MADE_AGAIN, CgroupTree
+from orlop.oci.cgroups.v1_figures import V1Figures
 from orlop.specs import pod, runtime
-from orlop.specs.pod import Psi
 from orlop.specs.runtime import DeviceCgroup
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class V1Driver:
         self._unified = next((each for each in self._all if each.version == 2), None)
         self._by_controller = {name: each for each in self._v1 for name in each.controllers}
         self._tree = CgroupTree(self._all, owner=owner, default_parent=default_parent)
+        self._figures = V1Figures(self._by_controller, self._unified)
         self._tolerate_missing_hugetlb = tolerate_missing_hugetlb
         self._facts: HostFacts | None = None
         self._lines_of: dict[tuple[DeviceCgroup, ...], DeviceLines] = {}
@@ -103,6 +104,7 @@ class V1Driver:
 
     def remove_sandbox(self, parent: str, *, made: bool = True) -> None:
         """See CgroupDriver. The marks on the cgroups decide, also where ``made`` is False: a parent may have been made again."""
+        self._figures.meters.forget(parent)
         self._tree.sweep()
         self._tree.remove_parent(parent)
 
@@ -255,6 +257,7 @@ class V1Driver:
         if not path:
             return True
         self._tree.guard(path)
+        self._figures.meters.forget(path)
         return self._tree.remove(path, self.kill_all)
 
     def remove_orphans(self, containers: Set[str], sandboxes: Set[str]) -> list[str]:
@@ -391,60 +394,28 @@ class V1Driver:
     def container_stats(self, path: str) -> CgroupStats:
         """See CgroupDriver."""
         self._tree.guard(path)
-        now = time.time_ns()
-        get = self._by_controller.get
-        cpuacct, memory, pids, blkio = get("cpuacct"), get("memory"), get("pids"), get("blkio")
-        cpu_usage = int(cpuacct.read(path, "cpuacct.usage")) if cpuacct is not None else 0
-        stat: dict[str, int] = {}
-        usage = limit = swap = swap_limit = None
-        oom_kills = 0
-        if memory is not None:
-            usage = int(memory.read(path, "memory.usage_in_bytes"))
-            # First the figures of the cgroup alone, then, from "total_cache" on, those with all below it.
-            text = memory.read(path, "memory.stat")
-            stat = parse_flat(text[max(0, text.find("total_")) :])
-            limit = parse_limit(memory.read(path, "memory.limit_in_bytes"))
-            oom_kills = parse_flat(memory.read(path, "memory.oom_control")).get("oom_kill", 0)
-            swap = stat.get("total_swap")
-            if swap is not None and limit is not None:
-                both = parse_limit(memory.read(path, "memory.memsw.limit_in_bytes"))
-                swap_limit = None if both is None else max(0, both - limit)
-        read = written = None
-        if blkio is not None:
-            read, written = parse_io_v1(blkio.read(path, "blkio.throttle.io_service_bytes_recursive"))
-        return CgroupStats(
-            timestamp=now,
-            cpu_usage=cpu_usage,
-            memory_usage=usage,
-            memory_inactive_file=stat.get("total_inactive_file", 0),
-            memory_rss=stat.get("total_rss", 0),
-            memory_limit=limit,
-            page_faults=stat.get("total_pgfault", 0),
-            major_page_faults=stat.get("total_pgmajfault", 0),
-            swap_usage=swap,
-            swap_limit=swap_limit,
-            pids=int(pids.read(path, "pids.current")) if pids is not None else None,
-            io_read_bytes=read,
-            io_write_bytes=written,
-            oom_kills=oom_kills,
-            cpu_psi=self._psi(path, "cpu.pressure"),
-            memory_psi=self._psi(path, "memory.pressure"),
-            io_psi=self._psi(path, "io.pressure"),
-        )
+        return self._figures.stats(path)
 
-    def _psi(self, path: str, file: str) -> Psi | None:
-        if self._unified is None:
-            return None
-        try:
-            return parse_psi(self._unified.read(path, file))
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.ENOENT):
-                return None
-            raise
+    def container_metrics(self, path: str) -> CgroupMetrics:
+        """See CgroupDriver."""
+        self._tree.guard(path)
+        return self._figures.metrics(path)
+
+    def has_own_parent(self, parent: str) -> bool:
+        """See CgroupDriver."""
+        return parent not in ("", "/", self._tree.default_parent)
+
+    def metric_groups(self) -> frozenset[Group]:
+        """See CgroupDriver."""
+        parent = self._tree.default_parent
+        self._make_parent(parent, MADE_AGAIN)
+        groups = self._figures.groups(parent)
+        self._figures.meters.forget(parent)
+        return groups
 
     def sandbox_stats(self, parent: str, containers: Sequence[str] = ()) -> CgroupStats:
         """See CgroupDriver."""
-        if parent not in ("", "/", self._tree.default_parent):
+        if self.has_own_parent(parent):
             try:
                 return self.container_stats(parent)
             except FileNotFoundError:
@@ -459,4 +430,5 @@ class V1Driver:
 
     def close(self) -> None:
         """See CgroupDriver."""
+        self._figures.meters.close()
         self._tree.close()

@@ -6,6 +6,7 @@ Works with whatever controllers the hierarchy has; a limit of one that is missin
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -30,10 +31,10 @@ from orlop.oci.cgroups.resources import (
     normal,
     v2_writes,
 )
-from orlop.oci.cgroups.stats import CgroupStats, parse_flat, parse_io_v2, parse_limit, parse_psi, total
+from orlop.oci.cgroups.stats import CgroupMetrics, CgroupStats, Group, parse_flat, total
 from orlop.oci.cgroups.tree import MADE_AGAIN, CgroupTree
+from orlop.oci.cgroups.v2_figures import V2Figures
 from orlop.specs import pod, runtime
-from orlop.specs.pod import Psi
 from orlop.specs.runtime import DeviceCgroup
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class V2Driver:
     ) -> None:
         self._cgroup = hierarchy
         self._tree = CgroupTree((hierarchy,), owner=owner, default_parent=default_parent)
+        self._figures = V2Figures(hierarchy)
         self._tolerate_missing_hugetlb = tolerate_missing_hugetlb
         self._wanted = tuple(name for name in HANDED_DOWN if name in hierarchy.controllers)
         self._facts: HostFacts | None = None
@@ -96,6 +98,7 @@ class V2Driver:
 
     def remove_sandbox(self, parent: str, *, made: bool = True) -> None:
         """See CgroupDriver. The marks on the cgroups decide, also where ``made`` is False: a parent may have been made again."""
+        self._figures.meters.forget(parent)
         self._tree.sweep()
         self._tree.remove_parent(parent)
 
@@ -192,6 +195,7 @@ class V2Driver:
         if not path:
             return True
         self._tree.guard(path)
+        self._figures.meters.forget(path)
         return self._tree.remove(path, self.kill_all)
 
     def remove_orphans(self, containers: Set[str], sandboxes: Set[str]) -> list[str]:
@@ -309,60 +313,30 @@ class V2Driver:
     def container_stats(self, path: str) -> CgroupStats:
         """See CgroupDriver."""
         self._tree.guard(path)
-        now = time.time_ns()
-        controllers = self._cgroup.controllers
-        cpu = parse_flat(self._cgroup.read(path, "cpu.stat"))
-        stat: dict[str, int] = {}
-        usage = limit = swap = swap_limit = None
-        oom_kills = 0
-        if "memory" in controllers:
-            usage = int(self._cgroup.read(path, "memory.current"))
-            stat = parse_flat(self._cgroup.read(path, "memory.stat"))
-            limit = parse_limit(self._cgroup.read(path, "memory.max"))
-            oom_kills = parse_flat(self._cgroup.read(path, "memory.events")).get("oom_kill", 0)
-            swap_text = self._optional(path, "memory.swap.current")
-            if swap_text is not None:
-                swap = int(swap_text)
-                swap_limit = parse_limit(self._cgroup.read(path, "memory.swap.max"))
-        counted = "pids" in controllers
-        pids = int(self._cgroup.read(path, "pids.current")) if counted else len(self.pids(path))
-        io_text = self._optional(path, "io.stat") if "io" in controllers else None
-        read, written = (None, None) if io_text is None else parse_io_v2(io_text)
-        return CgroupStats(
-            timestamp=now,
-            cpu_usage=cpu.get("usage_usec", 0) * 1000,
-            memory_usage=usage,
-            memory_inactive_file=stat.get("inactive_file", 0),
-            memory_rss=stat.get("anon", 0),
-            memory_limit=limit,
-            page_faults=stat.get("pgfault", 0),
-            major_page_faults=stat.get("pgmajfault", 0),
-            swap_usage=swap,
-            swap_limit=swap_limit,
-            pids=pids,
-            io_read_bytes=read,
-            io_write_bytes=written,
-            oom_kills=oom_kills,
-            cpu_psi=self._psi(path, "cpu.pressure"),
-            memory_psi=self._psi(path, "memory.pressure"),
-            io_psi=self._psi(path, "io.pressure"),
-        )
+        stats = self._figures.stats(path)
+        # Without the pids controller processes are counted one by one.
+        return stats if stats.pids is not None else dataclasses.replace(stats, pids=len(self.pids(path)))
 
-    def _optional(self, path: str, file: str) -> str | None:
-        try:
-            return self._cgroup.read(path, file)
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.ENOENT):
-                return None
-            raise
+    def container_metrics(self, path: str) -> CgroupMetrics:
+        """See CgroupDriver."""
+        self._tree.guard(path)
+        return self._figures.metrics(path)
 
-    def _psi(self, path: str, file: str) -> Psi | None:
-        text = self._optional(path, file)
-        return None if text is None else parse_psi(text)
+    def has_own_parent(self, parent: str) -> bool:
+        """See CgroupDriver."""
+        return parent not in ("", "/", self._tree.default_parent)
+
+    def metric_groups(self) -> frozenset[Group]:
+        """See CgroupDriver."""
+        parent = self._tree.default_parent
+        self._make_parent(parent, MADE_AGAIN)
+        groups = self._figures.groups(parent)
+        self._figures.meters.forget(parent)
+        return groups
 
     def sandbox_stats(self, parent: str, containers: Sequence[str] = ()) -> CgroupStats:
         """See CgroupDriver."""
-        if parent not in ("", "/", self._tree.default_parent):
+        if self.has_own_parent(parent):
             try:
                 return self.container_stats(parent)
             except FileNotFoundError:
@@ -377,4 +351,5 @@ class V2Driver:
 
     def close(self) -> None:
         """See CgroupDriver."""
+        self._figures.meters.close()
         self._tree.close()

@@ -1,22 +1,26 @@
-"""ContainerStats and ListContainerStats: figures read from the cgroup and the writable layer. Test: tests/kernel/services/test_stats.py."""
+"""ContainerStats and ListContainerStats: figures read from the cgroup and the writable layer. Test: tests/kernel/services/test_containers.py."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
-from orlop.base.errors import FailedPrecondition, NotFound
+from orlop.base.errors import FailedPrecondition
 from orlop.metadata.pods import ContainerRow
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState, ContainerStats, FilesystemStats
+
+AT_ONCE: Final = 64
+"""Containers whose layers are counted together."""
 
 
 async def container_stats(node: Node, container_id: str) -> ContainerStats:
     """Return the figures of one container; raises NotFound, FailedPrecondition when it has ended."""
     row = node.pods.container(container_id)
-    if row.state not in (ContainerState.RUNNING, ContainerState.CREATED):
+    if not alive(row):
         raise FailedPrecondition(f"container {row.id}: has no stats, it is {row.state.name.lower()}")
-    measured = await measure(node, row)
+    layers = await node.layer_usages.of([row.id])
+    measured = measure(node, row, layers.get(row.id))
     if measured is None:
         raise FailedPrecondition(f"container {row.id}: has no stats, it ended just now")
     return measured
@@ -27,24 +31,35 @@ async def each_container_stats(
 ) -> AsyncIterator[ContainerStats]:
     """Yield the figures of all containers that match and are alive now; one that ends before its turn is left out."""
     wanted = (labels or {}).items()
-    for row in node.pods.containers():
-        if (
-            row.state in (ContainerState.RUNNING, ContainerState.CREATED)
-            and (not id or row.id.startswith(id))
-            and (not sandbox_id or row.sandbox_id.startswith(sandbox_id))
-            and wanted <= row.config.labels.items()
-        ):
-            measured = await measure(node, row)
+    rows = [
+        row
+        for row in node.pods.containers()
+        if alive(row)
+        and (not id or row.id.startswith(id))
+        and (not sandbox_id or row.sandbox_id.startswith(sandbox_id))
+        and wanted <= row.config.labels.items()
+    ]
+    for number in range(0, len(rows), AT_ONCE):
+        some = rows[number : number + AT_ONCE]
+        layers = await node.layer_usages.of([row.id for row in some])
+        for row in some:
+            measured = measure(node, row, layers.get(row.id))
             if measured is not None:
                 yield measured
 
 
-async def measure(node: Node, row: ContainerRow) -> ContainerStats | None:
+def alive(row: ContainerRow) -> bool:
+    """Say whether a container has figures: it is created or runs."""
+    return row.state in (ContainerState.RUNNING, ContainerState.CREATED)
+
+
+def measure(node: Node, row: ContainerRow, layer: FilesystemStats | None) -> ContainerStats | None:
     """Read the figures of a container; None when its cgroup or its writable layer is already gone."""
+    if layer is None or not node.pods.has_container(row.id):
+        return None
     try:
         figures = node.cgroups.container_stats(row.cgroup)
-        usage = await node.snapshots.usage(row.id)
-    except (FileNotFoundError, NotFound):
+    except FileNotFoundError:
         return None
     return ContainerStats(
         container=node.views.container(row),
@@ -52,10 +67,5 @@ async def measure(node: Node, row: ContainerRow) -> ContainerStats | None:
         memory=figures.memory(),
         swap=figures.swap(),
         io=figures.io(),
-        writable_layer=FilesystemStats(
-            timestamp=time.time_ns(),
-            mountpoint=str(node.root.containers),
-            used_bytes=usage.bytes,
-            inodes_used=usage.inodes,
-        ),
+        writable_layer=layer,
     )

@@ -1,7 +1,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.oci.cgroups.stats import CgroupStats, parse_flat, parse_io_v1, parse_io_v2, parse_limit, parse_psi, total
+from orlop.oci.cgroups.stats import (
+    CgroupStats,
+    DeviceCount,
+    hugepage_sizes,
+    parse_counts_v1,
+    parse_counts_v2,
+    parse_flat,
+    parse_io_v1,
+    parse_io_v2,
+    parse_limit,
+    parse_psi,
+    total,
+)
 
 
 def test_parsers() -> None:
@@ -47,3 +59,23 @@ def test_flat_parsers_take_anything(text: str) -> None:
     parse_io_v1(text)
     parse_io_v2(text)
     parse_limit(text)
+    parse_counts_v1(text)
+    parse_counts_v2(text)
+
+
+def test_counts_by_device_and_operation() -> None:
+    assert parse_counts_v1("8:0 Read 5\n8:0 Write 6\n8:0 Total 11\nTotal 11") == (
+        DeviceCount(device="8:0", operation="Read", count=5),
+        DeviceCount(device="8:0", operation="Write", count=6),
+    )
+    amounts, requests = parse_counts_v2("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0 cost.usage=9\n8:16 ")
+    assert [(each.operation, each.count) for each in amounts] == [("Read", 1), ("Write", 2), ("Discard", 0)]
+    assert [(each.operation, each.count) for each in requests] == [("Read", 3), ("Write", 4), ("Discard", 0)]
+    assert {each.device for each in amounts} == {"8:0"}
+
+
+def test_hugepage_sizes_are_written_as_the_controller_does(tmp_path) -> None:
+    for kilobytes in (64, 2048, 1048576):
+        (tmp_path / f"hugepages-{kilobytes}kB").mkdir()
+    assert hugepage_sizes(str(tmp_path)) == ("64KB", "2MB", "1GB")
+    assert hugepage_sizes(str(tmp_path / "none")) == ()

@@ -1,0 +1,1 @@
+"""Metrics of pods and containers under the names that kubelet's cAdvisor gave them, for ListPodSandboxMetrics."""

@@ -1,0 +1,105 @@
+"""Statistic files that stay open: right after a cgroup was made again, closed when it is forgotten, bounded in number."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from orlop.kernel.cgroupfs import Hierarchy, discover_mounted
+from orlop.oci.cgroups.meter import Meters, Source
+from orlop.oci.cgroups.stats import Group
+from orlop.oci.cgroups.v1 import V1Driver
+from orlop.specs.pod import LinuxResources
+from tests.kernel.cgroups.conftest import TOP, Start
+
+pytestmark = pytest.mark.kernel
+ID = "e" * 64
+FILE = "cgroup.procs"
+
+
+@pytest.fixture
+def hierarchy():
+    opened = Hierarchy(discover_mounted()[0])
+    yield opened
+    for name in (TOP, f"{TOP}-2", f"{TOP}-3"):
+        if opened.exists(name):
+            opened.rmdir(name)
+    opened.close()
+
+
+def fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_files_are_opened_once_and_closed_when_forgotten(hierarchy):
+    hierarchy.mkdir(TOP)
+    meters = Meters(
+        [Source(hierarchy=hierarchy, file=FILE), Source(hierarchy=hierarchy, file="notify_on_nothing", optional=True)]
+    )
+    before = fds()
+    for _ in range(3):
+        assert meters.read(TOP, (0, 1)) == [b"", None]
+        assert fds() == before + 1
+    meters.forget(TOP)
+    assert (fds(), len(meters)) == (before, 0)
+
+
+def test_a_cgroup_that_is_gone_says_so_and_one_made_again_is_read(hierarchy):
+    meters = Meters([Source(hierarchy=hierarchy, file=FILE)])
+    before = fds()
+    with pytest.raises(FileNotFoundError, match=TOP):
+        meters.read(TOP, (0,))
+    hierarchy.mkdir(TOP)
+    assert meters.read(TOP, (0,)) == [b""]
+    hierarchy.rmdir(TOP)
+    with pytest.raises(FileNotFoundError, match=FILE):
+        meters.read(TOP, (0,))
+    assert (fds(), len(meters)) == (before, 0)
+    hierarchy.mkdir(TOP)
+    meters.read(TOP, (0,))
+    hierarchy.rmdir(TOP)
+    hierarchy.mkdir(TOP)
+    assert meters.read(TOP, (0,)) == [b""]
+    meters.close()
+    assert fds() == before
+
+
+def test_beyond_the_bound_the_oldest_gives_its_fds_back(hierarchy):
+    meters = Meters([Source(hierarchy=hierarchy, file=FILE)], most_fds=2)
+    paths = [TOP, f"{TOP}-2", f"{TOP}-3"]
+    before = fds()
+    for path in paths:
+        hierarchy.mkdir(path)
+    for _ in range(2):
+        for path in paths:
+            assert meters.read(path, (0,)) == [b""]
+            assert fds() <= before + 2
+    meters.close()
+    assert fds() == before
+
+
+def test_everything_that_this_host_counts_is_counted(v1: V1Driver, start: Start) -> None:
+    groups = v1.metric_groups()
+    assert {Group.CPU, Group.CFS, Group.MEMORY, Group.THREADS} <= groups
+    v1.prepare_sandbox(TOP, "s1")
+    cgroup = v1.create_container(TOP, ID, LinuxResources(memory_limit=200 << 20, cpu_period=10000, cpu_quota=2000))
+    burn = "import sys\nfor i in range(2000000): pass\nprint('ready', flush=True)\nimport time; time.sleep(1000)"
+    process = start(cgroup, "python3", "-I", "-S", "-c", burn)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    seen = v1.container_metrics(cgroup.path)
+    assert seen.cpu_user is not None
+    assert seen.cpu_user > 0
+    assert seen.cfs_throttled_periods is not None
+    assert seen.cfs_throttled_periods > 0
+    assert seen.memory_max_usage is not None
+    assert seen.memory_max_usage >= (seen.stats.memory_usage or 0) > 0
+    assert (seen.threads, seen.threads_max) == (1, 0)
+    assert seen.own_page_faults > 0
+    assert (seen.stats.cpu_psi is not None) == (Group.PRESSURE in groups)
+    cgroup.close()
+    v1.kill_all(cgroup.path)
+    process.wait()
+    assert v1.remove_container(cgroup.path)
+    v1.remove_sandbox(TOP)
