@@ -58,6 +58,45 @@ ID_LIMIT: Final = (1 << 32) - 1
 """One beyond the last id that a map may hold."""
 CONTAINER_STOP_KILL_SECONDS: Final = 30.0
 
+# Streaming sessions (exec, attach, port-forward).
+STREAM_TOKENS: Final = 1000
+"""URLs given out and not used yet."""
+STREAM_TOKEN_SECONDS: Final = 60.0
+STREAM_CONNECTIONS: Final = 1024
+"""Connections to the streaming server, whatever they do."""
+STREAM_HEAD_BYTES: Final = 64 * KIB
+"""A request's line and headers."""
+STREAM_HEAD_SECONDS: Final = 10.0
+"""From the connection to the end of its request, TLS included."""
+STREAM_SETUP_SECONDS: Final = 30.0
+"""From the upgrade until the client has opened all its streams."""
+STREAM_IDLE_SECONDS: Final = 4 * 3600.0
+"""Without a byte in either direction."""
+STREAM_LINGER_SECONDS: Final = 10.0
+"""How long a client may take to read the end of a session and to close it."""
+STREAM_READ_BYTES: Final = 256 * KIB
+"""Read from a connection at once; what a slow receiver does not take of it is kept, and nothing more is read meanwhile."""
+STREAM_FRAME_BYTES: Final = 128 * KIB
+"""The largest piece of output sent at once."""
+STREAM_ERROR_BYTES: Final = 4 * KIB
+STREAM_RESIZE_BYTES: Final = 4 * KIB
+"""One JSON document of a terminal's size."""
+SPDY_CONTROL_BYTES: Final = 64 * KIB
+SPDY_HEADER_BYTES: Final = 64 * KIB
+"""Headers of one stream, decompressed."""
+SPDY_HEADERS: Final = 100
+SPDY_STREAMS: Final = 2048
+"""Open at once in one connection."""
+FORWARD_PORTS: Final = 128
+"""Ports of one port-forward session that names them at its start."""
+FORWARD_CONNECT_SECONDS: Final = 10.0
+FORWARD_HALF_SECONDS: Final = 60.0
+"""A forwarded connection that one side has ended and on which nothing moves."""
+FORWARD_PAIR_SECONDS: Final = 30.0
+"""From the first to the second of the two streams of a forwarded connection."""
+FORWARD_KEPT_BYTES: Final = 256 * KIB
+"""What a forwarded connection's receiver has not taken yet; with more the client is not read."""
+
 # OCI documents that describe a container.
 RUNTIME_SPEC_BYTES: Final = 8 * MIB
 SECCOMP_PROFILE_BYTES: Final = 1 * MIB

@@ -1,7 +1,7 @@
 """CRI's RuntimeService: each RPC is one call of services/, translated on the way in and out. Nothing is decided here.
 
-The lists are in runtime_lists.py. RPCs that have no method answer UNIMPLEMENTED by name: streaming exec, attach and port-forward,
-checkpoints. Test: tests/cri, tests/conformance (crictl, critest).
+The lists are in runtime_lists.py; Exec, Attach and PortForward in runtime_streams.py. RPCs that have no method answer UNIMPLEMENTED by
+name: checkpoints. Test: tests/cri, tests/conformance (crictl, critest).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from orlop import __version__
 from orlop.base.errors import InvalidArgument
 from orlop.cri import convert
 from orlop.cri.runtime_lists import RuntimeLists
+from orlop.cri.runtime_streams import RuntimeStreams, StreamUrls
 from orlop.services.containers import create, start, update
 from orlop.services.containers import log as container_log
 from orlop.services.containers import remove as container_remove
@@ -40,7 +41,7 @@ SECONDS_MAX: Final = 1 << 31
 POSITION: Final = "orlop-events-position"
 
 
-class RuntimeService(RuntimeLists):
+class RuntimeService(RuntimeLists, RuntimeStreams):
     """One method an RPC; each takes the request and returns the response."""
 
     descriptor = pb.DESCRIPTOR.services_by_name["RuntimeService"]
@@ -61,8 +62,9 @@ class RuntimeService(RuntimeLists):
     loud = frozenset({"UpdateRuntimeConfig"})
     with_context = frozenset({"GetContainerEvents"})
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, urls: StreamUrls) -> None:
         super().__init__(node)
+        self._urls = urls
         # Asked for every few seconds and always the same: made once.
         self._version = pb.VersionResponse(
             version=KUBELET_API_VERSION,

@@ -9,13 +9,13 @@ from orlop.cri.image_service import ImageService
 from orlop.cri.listener import Listener
 from orlop.cri.node_service import NodeService
 from orlop.cri.runtime_service import RuntimeService
+from orlop.cri.runtime_streams import StreamUrls
 from orlop.services.node import Node
 
 
 class CriServer(Listener):
     """Listens from ``start`` on; answers UNAVAILABLE until ``open_gate``; ``stop`` leaves pods running."""
 
-    def __init__(self, node: Node, listen: str) -> None:
-        super().__init__(
-            (RuntimeService(node), ImageService(node.images), NodeService(node, node.images)), listen, node.supervisor
-        )
+    def __init__(self, node: Node, listen: str, urls: StreamUrls) -> None:
+        services = (RuntimeService(node, urls), ImageService(node.images), NodeService(node, node.images))
+        super().__init__(services, listen, node.supervisor)

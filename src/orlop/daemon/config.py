@@ -69,6 +69,9 @@ class StreamingConfig:
     address: str = "127.0.0.1"
     port: int = 0
     """0 = the kernel picks one."""
+    tls_cert_file: Path | None = None
+    """PEM, the certificate and what it needs to be trusted; read again when it changes, and at SIGHUP. None = no TLS."""
+    tls_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +308,8 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("runtime", "handlers", _HANDLER, "path"): _path,
     ("streaming", "address"): _address,
     ("streaming", "port"): _port,
+    ("streaming", "tls_cert_file"): _path,
+    ("streaming", "tls_key_file"): _path,
     ("metrics", "address"): _host_port,
     ("log", "level"): _one_of(*LOG_LEVELS),
     ("log", "format"): _one_of("text", "json"),
@@ -368,6 +373,11 @@ class _Reader:
         chosen = self.values.get(("runtime", "default_handler"))
         if chosen not in (None, "", BUILT_IN_HANDLER) and chosen not in self.handlers():
             self._complain(("runtime", "default_handler"), f"there is no [runtime.handlers.{chosen}]")
+
+        pair = [("streaming", "tls_cert_file"), ("streaming", "tls_key_file")]
+        for given, other in (pair, pair[::-1]):
+            if given in self.values and other not in self.values:
+                self._complain(given, f"needs {'.'.join(other)} as well")
 
     def handlers(self) -> dict[str, Handler]:
         names = [key[2] for key in self._given if len(key) == 3 and key[:2] == ("runtime", "handlers")]

@@ -28,6 +28,7 @@ from orlop.services.gc import sweep_cgroups
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
 from orlop.services.recovery import recover
+from orlop.streamserver.server import StreamServer
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,16 @@ async def run(config: Config) -> None:
         cni_conf_dir=config.cni.conf_dir,
         cni_bin_dirs=config.cni.bin_dirs,
     )
-    server = CriServer(node, config.listen)
-    loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config)))
+    streams = StreamServer(
+        node,
+        config.streaming.address,
+        config.streaming.port,
+        certificate=config.streaming.tls_cert_file,
+        key=config.streaming.tls_key_file,
+    )
+    server = CriServer(node, config.listen, streams)
+    loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config, streams)))
+    streams.start()
     await server.start()
     node.snapshots.unmount_leftovers()
     await recover_images(node.images)
@@ -97,6 +106,7 @@ async def run(config: Config) -> None:
     notify("STOPPING=1")
     log.info("stopping: pods go on")
     await server.stop()
+    await streams.stop()
     await node.supervisor.close()
     try:
         await asyncio.wait_for(node.network.close(), CLOSE_SECONDS)
@@ -110,7 +120,8 @@ async def run(config: Config) -> None:
     del locks
 
 
-async def _reload(config: Config) -> None:
+async def _reload(config: Config, streams: StreamServer) -> None:
+    streams.reload()
     changed = config.reload()
     log.info(
         "configuration read again: %s", ", ".join(changed) if changed else "nothing changed that can change at run time"

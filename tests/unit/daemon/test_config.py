@@ -112,6 +112,10 @@ bin_dirs = [
         ("cni = 5", "1: cni: must be a table, not a number"),
         ('listen = "tcp://1"', "1: listen: 'tcp://1' is not unix:///PATH"),
         ("[streaming]\nport = true", "2: streaming.port: must be a port from 0 to 65535"),
+        (
+            '[streaming]\ntls_cert_file = "/x"',
+            "2: streaming.tls_cert_file: needs streaming.tls_key_file as well",
+        ),
         ('[metrics]\naddress = ":0"', "2: metrics.address: ':0' is not HOST:PORT"),
         (
             '[network]\nsubnets = ["10.0.0.1/8"]',

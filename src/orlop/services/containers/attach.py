@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from orlop.base import limits
 from orlop.base.errors import FailedPrecondition
@@ -27,6 +27,8 @@ class AttachSession:
         self._entry = entry
         self._chunks: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._kept = 0
+        self.fell_behind = False
+        """The output has ended because this caller did not read it fast enough, not because the container has ended."""
         if entry is not None:
             entry.setblocking(False)
         if output is not None:
@@ -44,6 +46,7 @@ class AttachSession:
             except OSError:
                 packet = b""
             if not packet or self._kept > limits.ATTACH_KEPT_BYTES:
+                self.fell_behind = bool(packet)
                 self._end_output()
                 return
             self._kept += len(packet)
@@ -73,6 +76,17 @@ class AttachSession:
             except (BrokenPipeError, ConnectionResetError):
                 self.end_input()
                 return
+
+    @property
+    def entry(self) -> int:
+        """The non-blocking descriptor that write() writes to, -1 when there is none (any more). It stays ours."""
+        return -1 if self._entry is None else self._entry.fileno()
+
+    def write(self, parts: Sequence[bytes | bytearray | memoryview]) -> int:
+        """Write what can be without waiting; return how many bytes. Raises BlockingIOError, OSError: nobody reads it any more."""
+        if self._entry is None:
+            raise BrokenPipeError
+        return self._entry.send(memoryview(parts[0])[:INPUT_BYTES])
 
     def end_input(self) -> None:
         """End the container's stdin, if it was created with stdin_once."""

@@ -1,9 +1,12 @@
-"""Run a command in a container with its streams connected to the caller, as `orlop exec -it` asks. Test: tests/cri/test_cli.py.
+"""Run a command in a container with its streams connected to the caller: `orlop exec -it`, and CRI's Exec through the streaming server.
+
+Test: tests/cri/test_cli.py, tests/cri/test_streaming.py.
 
     running? -> sub-cgroup -> join plan (pure) -> monitor runs it on our pipes or a new terminal -> chunks both ways -> exit code
 
 Output waits for the caller: nobody but the caller is kept waiting by a slow terminal. When the caller goes away without an end, everything in
-the command's cgroup is killed.
+the command's cgroup is killed; or, with ``outlives``, the command sees what a command sees whose terminal or pipe is gone, and may go on.
+It goes on in any case when it is the daemon that dies.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from orlop.specs.pod import ContainerState
 READ_BYTES = 64 * limits.KIB
 DRAIN_SECONDS = 0.05
 """How long output that is already written may take to be read after the command has ended, when a child keeps the pipe open."""
-STDOUT, STDERR = 1, 2
+STDIN, STDOUT, STDERR = 0, 1, 2
 END_OF_INPUT = b"\x04"
 """Ctrl-D: what ends input on a terminal."""
 
@@ -48,6 +51,16 @@ class ExecStream:
         self._input, self._outputs, self._terminal = entry, outputs, terminal
         for descriptor in {entry, *outputs.values()} - {-1}:
             os.set_blocking(descriptor, False)
+
+    @property
+    def entry(self) -> int:
+        """The non-blocking descriptor of the command's input, -1 when there is none (any more). It stays ours."""
+        return self._input
+
+    @property
+    def outputs(self) -> dict[int, int]:
+        """The non-blocking descriptor of each output. They stay ours; a terminal's is the input's as well."""
+        return dict(self._outputs)
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield (stream, bytes) until the command has ended and what it wrote is read."""
@@ -148,9 +161,17 @@ def _read(descriptor: int) -> bytes | None:
 
 @asynccontextmanager
 async def exec_stream(
-    node: Node, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool
+    node: Node,
+    container_id: str,
+    command: tuple[str, ...],
+    *,
+    stdin: bool,
+    tty: bool,
+    stdout: bool = True,
+    stderr: bool = True,
+    outlives: bool = False,
 ) -> AsyncIterator[ExecStream]:
-    """Run a command as long as the context lasts.
+    """Run a command as long as the context lasts; what is not asked for of its streams is /dev/null.
 
     Raises NotFound, InvalidArgument (the command is empty, or can't be executed), FailedPrecondition (not running), Internal
     (another step failed: which).
@@ -166,44 +187,45 @@ async def exec_stream(
     ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
     stream = ExecStream(f"container {row.id}: exec", ended)
-    theirs: list[int] = []
+    theirs: dict[int, int] = {}
+    started = False
     try:
         launch = plan_exec(node, row, cgroup, command, tty=tty)
         entry, outputs = -1, {}
         if not tty:
-            for number in (STDOUT, STDERR):
-                outputs[number], theirs_end = os.pipe2(os.O_CLOEXEC)
-                theirs.append(theirs_end)
+            for number, wanted in ((STDOUT, stdout), (STDERR, stderr)):
+                if wanted:
+                    outputs[number], theirs[number] = os.pipe2(os.O_CLOEXEC)
             if stdin:
-                theirs_end, entry = os.pipe2(os.O_CLOEXEC)
-                theirs.append(theirs_end)
+                theirs[STDIN], entry = os.pipe2(os.O_CLOEXEC)
             stream.adopt(entry=entry, outputs=outputs, terminal=False)
         try:
-            started = await pod.monitor.exec(
+            running = await pod.monitor.exec(
                 exec_id,
                 row.id,
                 launch.plan,
                 launch.fds,
-                stdin=theirs[2] if stdin and not tty else -1,
-                stdout=-1 if tty else theirs[0],
-                stderr=-1 if tty else theirs[1],
+                stdin=theirs.get(STDIN, -1),
+                stdout=theirs.get(STDOUT, -1),
+                stderr=theirs.get(STDERR, -1),
                 tty=tty,
                 cgroup_fd=cgroup.kill_fd,
                 v2=cgroup.version == 2,
-                kill_on_disconnect=True,
+                kill_on_disconnect=not outlives,
             )
         except MonitorError as error:
             if (wrong := command_error(f"container {row.id}", error)) is not None:
                 raise wrong from error
             raise
         finally:
-            for descriptor in theirs:
+            for descriptor in theirs.values():
                 os.close(descriptor)
+        started = True
         if tty:
-            stream.adopt(entry=started.master_fd, outputs={STDOUT: started.master_fd}, terminal=True)
+            stream.adopt(entry=running.master_fd, outputs={STDOUT: running.master_fd}, terminal=True)
         yield stream
     finally:
-        if not ended.done():
+        if not ended.done() and not (outlives and started):
             node.cgroups.kill_all(cgroup.path)
         pod.exec_exits.pop(exec_id, None)
         stream.close()
