@@ -34,7 +34,7 @@ struct container *new_container(const struct field *id) {
         return NULL;
     memcpy(k->id, id->s, id->count);
     k->cgroup = k->oom = -1;
-    k->launch = (struct launch){.pidfd = -1, .status = -1, .terminal_master = -1};
+    k->launch = (struct launch){.pidfd = -1, .status = -1, .terminal_master = -1, .left_in = -1, .left_console = -1};
     k->status.fd = k->out.fd = k->err.fd = k->in.fd = k->oom_event.fd = -1;
     k->log.fd = -1;
     k->next = pod.containers;
@@ -54,14 +54,18 @@ void release(struct container *k) {
     crilog_close(&k->log);
     close_directories(k);
     close_fd(&k->launch.pidfd), close_fd(&k->launch.status), close_fd(&k->launch.terminal_master);
+    close_fd(&k->launch.left_in), close_fd(&k->launch.left_console);
     for (struct container **at = &pod.containers; *at; at = &(*at)->next)
         if (*at == k) {
             *at = k->next;
             break;
         }
-    for (struct container *e = pod.containers; e; e = e->next)
+    for (struct container *e = pod.containers; e; e = e->next) {
         if (e->of == k)
             e->of = NULL;
+        if (e->starts == k)
+            e->starts = NULL;
+    }
     k->next = pod.graveyard;
     pod.graveyard = k;
 }
@@ -97,7 +101,7 @@ uint64_t start_time_of(pid_t pid) {
 }
 
 void kill_all(struct container *k, int signal) {
-    int by_cgroup = k->cgroup >= 0 && (k->kill_by_cgroup || k->is_exec);
+    int by_cgroup = k->cgroup >= 0 && (k->kill_by_cgroup || k->is_exec || (k->launch.foreign && !k->adopted));
     if (signal == SIGKILL) {
         if (!k->reaped)
             sys_pidfd_send_signal(k->launch.pidfd, SIGKILL);
@@ -114,7 +118,7 @@ void kill_all(struct container *k, int signal) {
 
 /* ---- launch ---- */
 
-static void launch_done(struct container *k) {
+void launch_done(struct container *k) {
     k->state = RUNNING;
     if (k->is_exec) {
         build_begin(&reply, MSG_exec_ok, k->asker_seq);
@@ -147,7 +151,8 @@ void pump_launch(struct container *k) {
         send_built(k->asker);
         k->asker = NULL;
     } else if (is == LAUNCH_RUNNING) {
-        launch_done(k);
+        if (!k->launch.foreign) /* else it runs when its program has ended: foreign.c */
+            launch_done(k);
     } else if (is == LAUNCH_FAILED && !k->removing) {
         const struct launch_error *error = &k->launch.error;
         answer_error(k->asker, k->asker_seq, (int)error->errnum, error->op, error->op_index, error->detail);
@@ -197,7 +202,7 @@ void tell_end(struct container *k) {
     close_directories(k);
 }
 
-static void never_ran(struct container *k) {
+void never_ran(struct container *k) {
     if (k->asker) {
         if (k->removing)
             answer_ok(k->asker, k->asker_seq);
@@ -208,10 +213,14 @@ static void never_ran(struct container *k) {
     release(k);
 }
 
-static void ended(struct container *k, int status) {
+void ended(struct container *k, int status) {
     struct container *of = k->of;
     if (k->launch.state != LAUNCH_RUNNING)
         pump_launch(k);
+    if (k->starts)
+        started_by(k, status);
+    if (k->launch.foreign && !k->adopted && k->launch.state == LAUNCH_RUNNING && program_ended(k, status))
+        return;
     k->reaped = 1, k->wait_status = status;
     note_status(k);
     if (k->removing || k->state == CREATING || (k->is_exec && k->launch.state != LAUNCH_RUNNING)) {
@@ -248,5 +257,7 @@ void reap(void) {
             k = k->next;
         if (k)
             ended(k, status);
+        else
+            note_stray(pid, status);
     }
 }

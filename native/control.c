@@ -289,15 +289,23 @@ static void do_create(struct connection *c, const struct message *m, int *fds) {
 
 static void do_exec(struct connection *c, const struct message *m, int *fds) {
     const struct field *f = m->f;
-    if (live_pidfd(NULL, f[1].s) < 0) {
+    uint32_t flags = (uint32_t)f[4].n;
+    struct container *of = f[1].count ? find(f[1].s) : NULL, *starts = flags & EXEC_STARTS ? of : NULL;
+    if (f[1].count && live_pidfd(NULL, f[1].s) < 0) {
         refuse(c, m, ESRCH, "the container does not run");
+        return;
+    }
+    if (flags & EXEC_STARTS && (!starts || starts->state != CREATED || !starts->adopted || starts->removing)) {
+        refuse(c, m, EINVAL, "no container that a program has created and that waits for its start");
         return;
     }
     struct container *k = admit(c, m);
     if (!k)
         return;
-    uint32_t flags = (uint32_t)f[4].n;
-    k->is_exec = 1, k->of = find(f[1].s), k->runner = c;
+    /* What starts a container does not end with it: a short one may end first. */
+    k->is_exec = 1, k->of = starts ? NULL : of, k->starts = starts, k->runner = c;
+    if (starts)
+        starts->state = STARTING;
     k->tty = !!(flags & EXEC_TTY), k->v2 = !!(flags & EXEC_V2), k->kill_on_disconnect = !!(flags & EXEC_KILL_ON_DISCONNECT);
     k->cgroup = take_fd(fds, &f[5]);
     uint64_t timeout_ms = f[6].n < TIMEOUT_MS_MAX ? f[6].n : TIMEOUT_MS_MAX;

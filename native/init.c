@@ -33,6 +33,7 @@
 #define OP_JOIN_POD_INIT 0x0103
 #define OP_JOIN_PID_OF 0x0104
 #define OP_JOIN_MNT_OF 0x0105
+#define OP_FOREIGN 0x0106
 #define OP_ID_MAPS 0x0201
 #define OP_OOM_SCORE_ADJ 0x0202
 #define OP_RLIMIT 0x0203
@@ -40,6 +41,7 @@
 #define OP_EXEC 0x0903
 
 #define STACK_FDS 256
+#define FOREIGN_FDS 10 /* above those that the monitor was born with */
 #define NOT_AN_OP UINT32_MAX
 
 enum said { SAID_READY = 1, SAID_EXECUTING, SAID_MASTER, SAID_FAILED };
@@ -358,7 +360,7 @@ static int clone_child(struct launch *launch, const struct plan *plan, const str
             int cgroup = plan_fd(plan, &op.f[1]);
             if (cgroup >= 0)
                 args.flags |= CLONE_INTO_CGROUP, args.cgroup = (unsigned)cgroup;
-        } else if (op.kind->code != OP_JOIN_MNT_OF) {
+        } else if (op.kind->code != OP_JOIN_MNT_OF && op.kind->code != OP_FOREIGN) {
             int ns = pid_namespace_for(&op, plan, context);
             if (ns < 0) {
                 errno = ENOENT;
@@ -468,16 +470,39 @@ static int survey(struct spawn *spawn, int proc, const struct plan *plan, const 
     return 0;
 }
 
+/* What op foreign names outlives the plan. */
+static int keep_foreign(struct launch *launch, const struct plan *plan, struct launch_error *error) {
+    struct plan_cursor cursor;
+    struct op op;
+    for (plan_rewind(plan, &cursor); plan_next(&cursor, &op) && op.kind->phase == PHASE_SPAWN;) {
+        if (op.kind->code != OP_FOREIGN)
+            continue;
+        ARGS(foreign, &op);
+        int directory = plan_fd(plan, &a->directory), console = plan_fd(plan, &a->console);
+        if (launch->foreign || directory < 0 || !a->pid_file.count || a->pid_file.count >= sizeof launch->left_file || strchr(a->pid_file.s, '/')) {
+            errno = EINVAL;
+            return fail_at(error, &op, NULL, "pid file \"%s\"", a->pid_file.s);
+        }
+        launch->foreign = 1;
+        memcpy(launch->left_file, a->pid_file.s, a->pid_file.count + 1);
+        launch->left_in = fcntl(directory, F_DUPFD_CLOEXEC, FOREIGN_FDS);
+        launch->left_console = console < 0 ? -1 : fcntl(console, F_DUPFD_CLOEXEC, FOREIGN_FDS);
+        if (launch->left_in < 0 || (console >= 0 && launch->left_console < 0))
+            return fail_at(error, &op, NULL, "fds");
+    }
+    return 0;
+}
+
 int launch_begin(struct launch *launch, const struct plan *plan, const struct launch_context *context, struct launch_error *error) {
     struct spawn spawn;
     int pair[2];
     pid_t pid = -1;
-    *launch = (struct launch){.pidfd = -1, .status = -1, .terminal_master = -1};
+    *launch = (struct launch){.pidfd = -1, .status = -1, .terminal_master = -1, .left_in = -1, .left_console = -1};
     *error = (struct launch_error){.op_index = NOT_AN_OP};
     SCOPED_FD proc = procfs_open();
     if (proc < 0)
         return fail_at(error, NULL, "launch", "/proc is no procfs");
-    if (survey(&spawn, proc, plan, context, error))
+    if (survey(&spawn, proc, plan, context, error) || keep_foreign(launch, plan, error))
         return -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return fail_at(error, NULL, "launch", "status socket");

@@ -54,6 +54,9 @@ struct launch {
     int terminal_master;             /* from op terminal, else -1 */
     struct launch_error error;       /* when LAUNCH_FAILED; the process has been killed, its parent reaps it */
     int executing;                   /* init.c's own */
+    /* Of op foreign: this process is a runtime's program, which leaves us another one. The fds are the caller's, -1: none. */
+    int foreign, left_in, left_console;
+    char left_file[64];
 };
 
 /* What the monitor knows and a plan may name. */
@@ -64,7 +67,8 @@ struct launch_context {
     int stdin_fd, stdout_fd, stderr_fd;                    /* the container's ends of the monitor's pipes, used by op stdio when its FD field is none; -1: /dev/null */
 };
 
-/* After -1 nothing is left. After 0 the caller owns pid (to be reaped), pidfd, status and terminal_master; the plan is not needed any more. */
+/* After -1 nothing is left but left_in and left_console. After 0 the caller owns pid (to be reaped), pidfd, status, terminal_master and these two; the plan is not
+ * needed any more. */
 int launch_begin(struct launch *launch, const struct plan *plan, const struct launch_context *context, struct launch_error *error);
 int launch_open_gate(struct launch *launch);
 /* Reads what the child said; returns the new state. Plans without a gate go from SETTING_UP straight to RUNNING or FAILED. Never blocks. */

@@ -3,6 +3,7 @@
  *
  *   monitor.c   start, loop, deadlines       control.c  connections and requests      container.c  a container's life, from launch to exit record
  *   stdio.c     pipes, pty, stdin            attach.c   clients of a container         oom.c        the kernel's word about memory
+ *   foreign.c   containers that a program of another runtime makes
  *   (know nothing of this header: message.c crilog.c exitrec.c killtree.c, and the executor behind launch.h)
  *
  * What is freed while events of the same epoll batch may still point at it goes to a graveyard and is freed after the batch: a source with
@@ -21,10 +22,11 @@
 #define FD_DAEMON 5
 #define ID_MAX 80
 #define KEPT_MAX 16
+#define STRAYS 256
 #define CHUNK (64u << 10)
 
 enum { CREATE_TTY = 1, CREATE_STDIN = 2, CREATE_STDIN_ONCE = 4, CREATE_V2 = 8, CREATE_KILL_BY_CGROUP = 16 };
-enum { EXEC_TTY = 1, EXEC_KILL_ON_DISCONNECT = 2, EXEC_V2 = 8 };
+enum { EXEC_TTY = 1, EXEC_KILL_ON_DISCONNECT = 2, EXEC_V2 = 8, EXEC_STARTS = 16 };
 enum { ATTACH_STDIN = 1, ATTACH_STDOUT = 2, ATTACH_STDERR = 4 };
 enum { STREAM_STDOUT = 1, STREAM_STDERR = 2 };
 
@@ -78,6 +80,8 @@ struct container {
     uint32_t asker_seq;
     struct connection *runner;     /* exec: whose end it shares */
     struct container *of;          /* exec: in which container */
+    int adopted;                   /* a foreign launch: pid is the process that the program left, and no longer the program */
+    struct container *starts;      /* exec of a program: the container that runs once it has ended with 0 */
 };
 
 struct pod {
@@ -90,6 +94,11 @@ struct pod {
     struct connection *connections;
     struct container *containers, *graveyard;
     struct attach *attach_graveyard;
+    struct stray {
+        pid_t pid;
+        int status;
+    } strays[STRAYS]; /* the last that were reaped while foreign launches are under way: one may be what a program left, and ended before the program did */
+    uint32_t stray_count;
     struct {
         char name[32];
         int fd;
@@ -125,10 +134,18 @@ void release(struct container *k);
 void kill_all(struct container *k, int signal);
 int live_pidfd(void *cookie, const char *id);
 uint64_t start_time_of(pid_t pid);
+void launch_done(struct container *k);
+void never_ran(struct container *k);
+void ended(struct container *k, int status);
 void pump_launch(struct container *k);
 void reap(void);
 void tell_end(struct container *k);
 int lives(void);
+
+/* foreign.c */
+void note_stray(pid_t pid, int status);
+int program_ended(struct container *k, int status);
+void started_by(struct container *helper, int status);
 
 /* stdio.c */
 int make_pipes(struct container *k, uint32_t flags, int theirs[3]);

@@ -118,6 +118,23 @@ int op_rootfs(struct setup *s, const struct op *op) {
     return 0;
 }
 
+/* For programs that know only paths: op foreign. Were the mount below shared, the host would get the mount as well, so propagation comes first. */
+int op_host_propagation(struct setup *s, const struct op *op) {
+    ARGS(host_propagation, op);
+    SCOPED_FD point = open(a->path.s, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (point < 0 || set_propagation(point, a->flags.n))
+        return fail(s, "flags %#llx on %s", (unsigned long long)a->flags.n, a->path.s);
+    return 0;
+}
+
+int op_place(struct setup *s, const struct op *op) {
+    ARGS(place, op);
+    SCOPED_FD target = open(a->path.s, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (target < 0 || attach(plan_fd(s->plan, &a->tree), target))
+        return fail(s, "%s", a->path.s);
+    return 0;
+}
+
 int op_pivot_root(struct setup *s, const struct op *op) {
     (void)op;
     if (need_root(s))

@@ -303,9 +303,19 @@ class MonitorClient:
         v2: bool = False,
         timeout_ms: int = 0,
         kill_on_disconnect: bool = False,
+        starts: bool = False,
     ) -> ExecStarted:
-        """Run a command in a running container at once, on the caller's pipes. Its end comes as an event with ``is_exec``."""
-        flags = tty * protocol.EXEC_TTY | kill_on_disconnect * protocol.EXEC_KILL_ON_DISCONNECT | v2 * protocol.EXEC_V2
+        """Run a command in a running container at once, on the caller's pipes. Its end comes as an event with ``is_exec``.
+
+        An empty ``container_id``: a program beside the containers. ``starts``: the plan's program starts the container, which a plan with
+        op foreign created; it runs once the program has ended with 0.
+        """
+        flags = (
+            tty * protocol.EXEC_TTY
+            | kill_on_disconnect * protocol.EXEC_KILL_ON_DISCONNECT
+            | v2 * protocol.EXEC_V2
+            | starts * protocol.EXEC_STARTS
+        )
         fd = plan_memfd(plan)
         try:
             reply = await self._request(

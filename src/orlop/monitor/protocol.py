@@ -43,6 +43,7 @@ CREATE_KILL_BY_CGROUP: Final = 16
 EXEC_TTY: Final = 1
 EXEC_KILL_ON_DISCONNECT: Final = 2
 EXEC_V2: Final = 8
+EXEC_STARTS: Final = 16
 
 # attach.flags, and the stream byte of what an attached client receives
 ATTACH_STDIN: Final = 1

@@ -138,6 +138,15 @@ class JoinMntOf(Op, frozen=True, kw_only=True):
     container: STR
 
 
+class Foreign(Op, frozen=True, kw_only=True):
+    opcode: ClassVar[int] = 0x0106
+    opname: ClassVar[str] = "foreign"
+    phase: ClassVar[Phase] = Phase.SPAWN
+    directory: FD
+    pid_file: STR
+    console: FD
+
+
 class IdMaps(Op, frozen=True, kw_only=True):
     opcode: ClassVar[int] = 0x0201
     opname: ClassVar[str] = "id_maps"
@@ -340,6 +349,22 @@ class WriteFile(Op, frozen=True, kw_only=True):
     target: STR
     mode: U32
     data: BYTES
+
+
+class HostPropagation(Op, frozen=True, kw_only=True):
+    opcode: ClassVar[int] = 0x050E
+    opname: ClassVar[str] = "host_propagation"
+    phase: ClassVar[Phase] = Phase.MOUNT
+    path: STR
+    flags: U64
+
+
+class Place(Op, frozen=True, kw_only=True):
+    opcode: ClassVar[int] = 0x050F
+    opname: ClassVar[str] = "place"
+    phase: ClassVar[Phase] = Phase.MOUNT
+    tree: FD
+    path: STR
 
 
 class PivotRoot(Op, frozen=True, kw_only=True):

@@ -156,6 +156,7 @@ _SPELLERS: Final[dict[tuple[str, str], Callable[[Any], str]]] = {
     ("setns", "nstype"): _flags(k.CLONE),
     ("root_propagation", "flags"): _flags(k.MS),
     ("rootfs", "flags"): _flags(k.MS),
+    ("host_propagation", "flags"): _flags(k.MS),
     ("mount_new", "flags"): _flags(_NEW_FLAGS),
     ("mount_bind", "flags"): _flags(_BIND_FLAGS),
     ("seccomp", "flags"): _flags(k.SECCOMP_FLAGS),
