@@ -274,7 +274,7 @@ static void do_create(struct connection *c, const struct message *m, int *fds) {
     int theirs[3] = {-1, -1, -1};
     k->tty = !!(flags & CREATE_TTY), k->v2 = !!(flags & CREATE_V2), k->kill_by_cgroup = !!(flags & CREATE_KILL_BY_CGROUP);
     k->stdin_once = !!(flags & CREATE_STDIN_ONCE);
-    crilog_open(&k->log, take_fd(fds, &f[4]), (uint32_t)f[7].n);
+    crilog_open(&k->log, take_fd(fds, &f[4]), (uint32_t)f[7].n, f[8].n);
     k->cgroup = take_fd(fds, &f[5]), k->oom = take_fd(fds, &f[6]);
     watch_oom(k);
     if (make_pipes(k, flags, theirs)) {

@@ -76,8 +76,67 @@ static void line(struct batch *b, const char *tag, const char *data, size_t leng
 
 static void newline(struct batch *b) { b->iov[b->used++] = (struct iovec){(void *)(uintptr_t) "\n", 1}; }
 
-void crilog_open(struct crilog *log, int fd, uint32_t line_max) {
-    *log = (struct crilog){.fd = fd, .line_max = line_max && line_max < CRILOG_LINE_MAX ? line_max : CRILOG_LINE_MAX};
+/* ---- the rate ---- */
+
+static uint64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int afford(struct crilog *log, uint64_t bytes) {
+    uint64_t now = monotonic_ns(), passed = now - log->filled_ns;
+    /* More than a minute fills any bucket to a minute's worth at most, and keeps the product small. */
+    uint64_t more = passed > 60000000000u ? log->capacity : (uint64_t)((unsigned __int128)passed * log->rate / 1000000000u);
+    if (more) {
+        log->tokens = log->capacity - log->tokens < more ? log->capacity : log->tokens + more;
+        log->filled_ns = now;
+    }
+    if (log->dry && log->tokens < log->capacity / 2)
+        return 0;
+    log->dry = log->tokens < bytes;
+    if (log->dry)
+        return 0;
+    log->tokens -= bytes;
+    return 1;
+}
+
+static void note_dropped(struct crilog *log, struct batch *b) {
+    int n = snprintf(log->note, sizeof log->note, "orlop: %llu lines, %llu bytes dropped: more than %llu bytes a second", (unsigned long long)log->dropped_lines,
+                     (unsigned long long)log->dropped_bytes, (unsigned long long)log->rate);
+    line(b, "F ", log->note, (size_t)n), newline(b);
+    batch_out(b);
+    log->dropped_lines = log->dropped_bytes = 0;
+}
+
+/* One line, or a piece of it: the last one when full. Whoever joins pieces must not join the next line to one that lost its end. */
+static void piece(struct crilog *log, struct crilog_stream *s, struct batch *b, int full, const char *data, size_t length) {
+    if (log->rate && (s->dropping || !afford(log, length + b->stamp_length + 3))) {
+        if (s->begun)
+            line(b, "F ", data, 0), newline(b);
+        log->dropped_lines += !s->dropping;
+        log->dropped_bytes += length;
+        s->begun = 0, s->dropping = !full;
+        return;
+    }
+    if (log->dropped_lines && !s->begun)
+        note_dropped(log, b);
+    line(b, full ? "F " : "P ", data, length), newline(b);
+    s->begun = !full;
+}
+
+/* ---- what stdio.c calls ---- */
+
+void crilog_open(struct crilog *log, int fd, uint32_t line_max, uint64_t rate) {
+    uint64_t capacity = rate < CRILOG_BURST_MIN ? CRILOG_BURST_MIN : rate;
+    *log = (struct crilog){
+        .fd = fd,
+        .line_max = line_max && line_max < CRILOG_LINE_MAX ? line_max : CRILOG_LINE_MAX,
+        .rate = rate,
+        .capacity = capacity,
+        .tokens = capacity,
+        .filled_ns = rate ? monotonic_ns() : 0,
+    };
 }
 
 void crilog_write(struct crilog *log, int stream, const char *data, size_t length) {
@@ -95,19 +154,19 @@ void crilog_write(struct crilog *log, int stream, const char *data, size_t lengt
             n = space;
         if (s->length || (!end && !cut)) {
             if (!s->pending && !(s->pending = malloc(log->line_max))) {
-                line(&b, "P ", data, n), newline(&b);
+                piece(log, s, &b, 0, data, n);
                 data += n, length -= n;
                 continue;
             }
             memcpy(s->pending + s->length, data, n);
             s->length += (uint32_t)n;
             if (cut || end) {
-                line(&b, cut ? "P " : "F ", s->pending, s->length), newline(&b);
+                piece(log, s, &b, !cut, s->pending, s->length);
                 batch_out(&b);
                 s->length = 0;
             }
         } else {
-            line(&b, cut ? "P " : "F ", data, n), newline(&b);
+            piece(log, s, &b, !cut, data, n);
         }
         data += n, length -= n;
         if (!cut && end)
@@ -125,11 +184,23 @@ void crilog_flush(struct crilog *log, int stream) {
     if (s->length && log->fd >= 0) {
         struct batch b = {.fd = log->fd};
         stamp(&b, stream);
-        line(&b, "P ", s->pending, s->length), newline(&b);
+        piece(log, s, &b, 0, s->pending, s->length);
         batch_out(&b);
     }
     free(s->pending);
-    *s = (struct crilog_stream){0};
+    s->pending = NULL, s->length = 0;
+}
+
+void crilog_end(struct crilog *log, int stream) {
+    crilog_flush(log, stream);
+    if (log->dropped_lines && log->fd >= 0) {
+        struct crilog_stream *s = &log->streams[stream == 2];
+        struct batch b = {.fd = log->fd};
+        stamp(&b, stream);
+        if (s->begun)
+            line(&b, "F ", "", 0), newline(&b);
+        note_dropped(log, &b);
+    }
 }
 
 void crilog_reopen(struct crilog *log, int fd) {

@@ -45,7 +45,7 @@ void pump_output(struct container *k, struct source *source, int stream, int rou
             return;
         } else { /* end of file; EIO: the last slave of a pty was closed */
             unwatch(source);
-            crilog_flush(&k->log, stream);
+            crilog_end(&k->log, stream);
         }
     }
 }

@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     data += 2, size -= 2;
     in_length[0] = in_length[1] = out_length[0] = out_length[1] = 0;
     int fd = memfd_create("log", 0);
-    crilog_open(&log, dup(fd), line_max);
+    crilog_open(&log, dup(fd), line_max, 0);
     while (size > 2) { /* each read: a byte that says stream and what follows, a byte of length */
         int stream = data[0] & 1, what = data[0] >> 1 & 7;
         size_t n = data[1];

@@ -122,6 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cpuset-cpus", default="", metavar="LIST")
     add("--cpuset-mems", default="", metavar="LIST")
     add("--oom-score-adj", default=0, type=int, metavar="N")
+    add("--ulimit", action="append", default=[], metavar="NAME=SOFT[:HARD]", help="limit of its processes")
+    add("--log-rate", default="", metavar="BYTES", help="drop log lines above so many bytes a second, such as 64Ki")
     add("--stop-signal", default="", metavar="SIGNAL")
     add("--runtime", default="", metavar="HANDLER", help="runtime handler (default: the daemon's)")
     add("--pull", default="missing", choices=["missing", "always", "never"], help="when to pull (default missing)")
@@ -342,6 +344,8 @@ def container_config(options: argparse.Namespace, name: str, logs: Path) -> pb.C
             ANNOTATION_COMMAND: shown,
             ANNOTATION_PORTS: ", ".join(options.publish),
             ANNOTATION_LOGS: str(logs),
+            **({"orlop.dev/ulimits": ",".join(options.ulimit)} if options.ulimit else {}),
+            **({"orlop.dev/log-rate": options.log_rate} if options.log_rate else {}),
             **pairs(options.annotation, "--annotation"),
         },
         log_path="0.log",

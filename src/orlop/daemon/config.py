@@ -23,6 +23,9 @@ from typing import Any, Final
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.daemon.toml_lines import Key, key_lines
+from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate
+from orlop.specs.runtime import Rlimit
+from orlop.specs.ulimit import parse_ulimit
 
 DEFAULT_FILE: Final = Path("/etc/orlop/config.toml")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -62,6 +65,12 @@ class RuntimeConfig:
     default_handler: str = BUILT_IN_HANDLER
     cgroup_driver: str = "cgroupfs"
     handlers: Mapping[str, Handler] = field(default_factory=lambda: {BUILT_IN_HANDLER: Handler()})
+    default_ulimits: tuple[Rlimit, ...] = ()
+    """Of every container; an annotation may ask for others, up to these hard limits."""
+    log_rate: int = 0
+    """Bytes a second of a container's log; 0 = no limit."""
+    cdi_spec_dirs: tuple[Path, ...] = DEFAULT_CDI_DIRS
+    """Where device vendors describe their devices; later ones win. Empty = no CDI."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +225,24 @@ def _paths(value: object) -> tuple[Path, ...]:
     return tuple(_path(each) for each in value)
 
 
+def _any_paths(value: object) -> tuple[Path, ...]:
+    return () if value == [] else _paths(value)
+
+
+def _ulimits(value: object) -> tuple[Rlimit, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of limits such as nofile=1024:65536")  # noqa: TRY004 - all checks raise ValueError
+    found = {(limit := parse_ulimit(_string(each))).type: limit for each in value}
+    if len(found) != len(value):
+        raise ValueError("names a limit twice")
+    return tuple(found.values())
+
+
+def _log_rate(value: object) -> int:
+    text = _string(value)
+    return parse_log_rate(text) if text else 0
+
+
 def _one_of(*choices: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         text = _string(value)
@@ -304,6 +331,9 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("network", "subnets"): _subnets,
     ("runtime", "default_handler"): _string,
     ("runtime", "cgroup_driver"): _one_of("cgroupfs", "systemd"),
+    ("runtime", "default_ulimits"): _ulimits,
+    ("runtime", "log_rate"): _log_rate,
+    ("runtime", "cdi_spec_dirs"): _any_paths,
     ("runtime", "handlers", _HANDLER, "type"): _one_of("orlop", "oci"),
     ("runtime", "handlers", _HANDLER, "path"): _path,
     ("streaming", "address"): _address,

@@ -27,6 +27,7 @@ from orlop.services.containers.autoremove import arm_removals
 from orlop.services.gc import sweep_cgroups
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
+from orlop.services.options import Options
 from orlop.services.recovery import recover
 from orlop.streamserver.server import StreamServer
 
@@ -75,6 +76,11 @@ async def run(config: Config) -> None:
         subnets=config.network.subnets,
         cni_conf_dir=config.cni.conf_dir,
         cni_bin_dirs=config.cni.bin_dirs,
+        options=Options(
+            ulimits=config.runtime.default_ulimits,
+            log_rate=config.runtime.log_rate,
+            cdi_dirs=config.runtime.cdi_spec_dirs,
+        ),
     )
     streams = StreamServer(
         node,

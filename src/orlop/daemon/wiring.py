@@ -27,6 +27,7 @@ from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
 from orlop.services.metrics.memory import MetricMemory
 from orlop.services.node import Node
+from orlop.services.options import Options
 from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
 
@@ -43,6 +44,7 @@ def wire(
     subnets: Sequence[str] = DEFAULT_SUBNETS,
     cni_conf_dir: Path = DEFAULT_CONF_DIR,
     cni_bin_dirs: Sequence[Path] = DEFAULT_BIN_DIRS,
+    options: Options | None = None,
 ) -> Node:
     """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
     supervisor = Supervisor("orlopd")
@@ -83,6 +85,7 @@ def wire(
         host=describe_host(probe, cgroup_v2=cgroups.version == 2),
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
         clamp_limits=not probe.has("sys_resource"),
+        options=options or Options(),
         handlers=("", "orlop", *handlers),
         supervisor=supervisor,
         running_sandboxes=Joiner(supervisor),

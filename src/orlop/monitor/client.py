@@ -246,6 +246,7 @@ class MonitorClient:
         v2: bool = False,
         kill_by_cgroup: bool = False,
         log_line_max: int = 0,
+        log_rate: int = 0,
     ) -> Created:
         """Launch a container up to its gate. Raises MonitorError with the op that failed; then nothing of it is left."""
         flags = (
@@ -267,6 +268,7 @@ class MonitorClient:
                     cgroup=_some(cgroup_fd),
                     oom=_some(oom_fd),
                     log_line_max=log_line_max,
+                    log_rate=log_rate,
                 ),
                 protocol.Created,
             )

@@ -87,6 +87,7 @@ class Create(Message, frozen=True, kw_only=True):
     cgroup: FD
     oom: FD
     log_line_max: U32
+    log_rate: U64
 
 
 class Start(Message, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from orlop.services.events import EventHub
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
 from orlop.services.metrics.memory import MetricMemory
+from orlop.services.options import Options
 from orlop.services.views import Views
 from orlop.snapshots.overlay import OverlaySnapshots
 
@@ -50,6 +51,8 @@ class Node:
     """cgroup v1: (name, mount point) of each hierarchy that a container may see; empty on v2."""
     clamp_limits: bool
     """Nobody here may raise limits (no CAP_SYS_RESOURCE): take what is allowed instead of failing."""
+    options: Options
+    """What the administrator decided for all pods."""
     handlers: tuple[str, ...]
     """Names of runtime handlers that may be asked for; "" is among them."""
     supervisor: Supervisor

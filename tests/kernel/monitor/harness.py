@@ -195,6 +195,7 @@ class PodUnderTest:
         shared: bool = False,
         log: bool = True,
         log_line_max: int = 0,
+        log_rate: int = 0,
         flags: int | None = None,
         argv: tuple[str, ...] = (),
     ) -> Created:
@@ -227,6 +228,7 @@ class PodUnderTest:
                 oom_fd=opened(cgroups.memory, os.O_RDONLY | os.O_DIRECTORY) if cgroups else -1,
                 kill_by_cgroup=shared,
                 log_line_max=log_line_max,
+                log_rate=log_rate,
             )
         os.close(created.pidfd)
         return created

@@ -56,6 +56,56 @@ async def test_long_lines_are_cut(pod: PodUnderTest, line_max: int, length: int)
     assert logged(pod.log("c1")) == b"\0" * length + b"\nnext\n"
 
 
+NOTE = re.compile(rb"orlop: (\d+) lines, (\d+) bytes dropped: more than (\d+) bytes a second")
+
+
+async def test_more_than_the_rate_is_dropped_by_lines_and_counted(pod: PodUnderTest) -> None:
+    count, rate = 300_000, 10_000
+    begun = time.monotonic()
+    await pod.run("c1", f"seq {count}", log_rate=rate)
+    await pod.exit_of("c1")
+    passed = time.monotonic() - begun
+    lines = read_log(pod.log("c1"))
+    notes = [(int(found[1]), int(found[2])) for each in lines if (found := NOTE.fullmatch(each.text))]
+    # The first burst is a bucket full; never more than that and what the time since gave.
+    assert pod.log("c1").stat().st_size <= 65536 + rate * (passed + 1) + 200 * len(notes)
+    kept = [int(each.text) for each in lines if not NOTE.fullmatch(each.text)]
+    assert kept == sorted(set(kept))
+    assert kept[:1000] == list(range(1, 1001)), "the first lines come before any limit"
+    assert len(kept) + sum(number for number, _ in notes) == count
+    size = sum(len(str(n)) for n in range(1, count + 1))
+    assert sum(len(str(n)) for n in kept) + sum(each for _, each in notes) == size
+    assert len(kept) < count / 10
+
+
+async def test_a_long_line_that_lost_its_end_is_closed(pod: PodUnderTest) -> None:
+    script = "for c in a b c d e f g h; do head -c 40000 /dev/zero | tr '\\000' $c; echo; done"
+    await pod.run("c1", script, log_rate=1024)
+    await pod.exit_of("c1")
+    lines = read_log(pod.log("c1"))
+    joined = b""
+    whole = []
+    for each in lines:
+        joined += each.text
+        if each.tag == "F":
+            whole.append(joined)
+            joined = b""
+    assert joined == b""
+    texts = [each for each in whole if not NOTE.fullmatch(each)]
+    assert all(len(set(each)) == 1 for each in texts), "pieces of different lines were joined"
+    assert len(texts[0]) == 40000
+    assert len(texts[-1]) < 40000
+    dropped = [NOTE.fullmatch(each) for each in whole]
+    lost = sum(int(each[2]) for each in dropped if each)
+    assert sum(map(len, texts)) + lost == 8 * 40000
+
+
+async def test_without_a_rate_nothing_is_dropped(pod: PodUnderTest) -> None:
+    await pod.run("c1", "seq 300000")
+    await pod.exit_of("c1")
+    assert len(read_log(pod.log("c1"))) == 300000
+
+
 async def test_junk_is_kept_byte_for_byte(pod: PodUnderTest) -> None:
     junk = os.urandom(300_000)
     (pod.base / "root/tmp/junk").write_bytes(junk)

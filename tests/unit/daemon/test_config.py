@@ -28,6 +28,9 @@ def test_nothing_given(tmp_path):
     config = load(write(tmp_path, ""))
     assert config.root == Path("/var/lib/orlop")
     assert config.runtime.handlers == {"orlop": Handler()}
+    assert config.runtime.default_ulimits == ()
+    assert config.runtime.log_rate == 0
+    assert config.runtime.cdi_spec_dirs == (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
 def test_everything_given(tmp_path):
@@ -48,6 +51,9 @@ subnets = ["10.9.0.0/16", "fd00::/64"]
 [runtime]
 default_handler = "crun"
 cgroup_driver = "systemd"
+default_ulimits = ["nofile=1:2", "core=0"]
+log_rate = "1Mi"
+cdi_spec_dirs = []
 [runtime.handlers.crun]
 type = "oci"
 path = "/usr/bin/crun"

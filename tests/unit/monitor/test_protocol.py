@@ -78,7 +78,15 @@ def test_refusals_name_message_and_field() -> None:
     with pytest.raises(ResourceExhausted, match="limits 65536 and 64"):
         protocol.encode(protocol.Start(id="a" * 65536), 1)
     exec_with_many_fds = protocol.Create(
-        id="a", plan=3, planfds=tuple(range(3, 70)), flags=0, log=None, cgroup=None, oom=None, log_line_max=0
+        id="a",
+        plan=3,
+        planfds=tuple(range(3, 70)),
+        flags=0,
+        log=None,
+        cgroup=None,
+        oom=None,
+        log_line_max=0,
+        log_rate=0,
     )
     with pytest.raises(ResourceExhausted, match="68 fds"):
         protocol.encode(exec_with_many_fds, 1)

@@ -127,7 +127,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
                 oom_fd=cgroup.oom_fd,
                 v2=cgroup.version == 2,
                 kill_by_cgroup=launch.kill_by_cgroup,
-                log_line_max=0,
+                log_rate=launch.log_rate,
             )
             faults.reach(LAUNCH)
             stages.mark("launch")

@@ -43,6 +43,7 @@ from orlop.services.containers.user import ResolvedUser, resolve_user
 from orlop.services.images.record import ImageRecord
 from orlop.services.live import LivePod
 from orlop.services.node import Node
+from orlop.services.options import log_rate_of, ulimits_of
 from orlop.services.sandboxes.shm import clone_shm
 from orlop.specs.pod import ContainerConfig, ContainerUser, NamespaceMode
 from orlop.specs.runtime import RuntimeSpec, dump, load
@@ -64,6 +65,7 @@ class Launch:
     """The container has no PID namespace of its own: ending init does not end the others."""
     user: ContainerUser
     stop_signal: int
+    log_rate: int
     spec_json: bytes
 
 
@@ -102,6 +104,7 @@ def plan_container(
         user = resolve_user(root_directory, config.security, image.config.user)
     finally:
         os.close(root_directory)
+    log_rate = log_rate_of(config, sandbox.config, node.options)
     profile = choose_seccomp(config.security, node.host)
     parent = sandbox.cgroup_parent
     built = build_spec(
@@ -118,6 +121,7 @@ def plan_container(
         target_pid=_target_pid(node, row),
         devices=device_nodes(config.devices),
         profile=profile,
+        ulimits=ulimits_of(config, sandbox.config, node.options),
     )
     for directory in built.host_directories:
         if not os.path.exists(directory):  # a source may as well be a file, a socket or a device
@@ -152,6 +156,7 @@ def plan_container(
             kill_by_cgroup=config.security.namespaces.pid is not NamespaceMode.CONTAINER,
             user=_reported(user),
             stop_signal=built.stop_signal,
+            log_rate=log_rate,
             spec_json=dump(built.spec),
         )
     except BaseException:

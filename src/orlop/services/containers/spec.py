@@ -63,6 +63,7 @@ def build_spec(
     target_pid: int = 0,
     devices: tuple[oci.Device, ...] = (),
     profile: Profile | None = None,
+    ulimits: tuple[oci.Rlimit, ...] = (),
 ) -> BuiltSpec:
     """Return the container's runtime spec.
 
@@ -79,7 +80,7 @@ def build_spec(
     )
     host_ipc = sandbox.security.namespaces.ipc is NamespaceMode.NODE
     mounts, trees, directories, propagation = build_mounts(config, host, files, subject=subject, host_ipc=host_ipc)
-    process = build_process(config, sandbox, image, user=user, host=host, subject=subject)
+    process = build_process(config, sandbox, image, user=user, host=host, ulimits=ulimits, subject=subject)
     if security.privileged:
         nodes = merge_devices(host.devices, devices)
         rules: tuple[oci.DeviceCgroup, ...] = (oci.DeviceCgroup(allow=True, access="rwm"),)

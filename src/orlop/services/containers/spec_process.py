@@ -28,6 +28,7 @@ def build_process(
     *,
     user: ResolvedUser,
     host: Host,
+    ulimits: tuple[oci.Rlimit, ...],
     subject: str,
 ) -> oci.Process:
     security = config.security
@@ -43,6 +44,7 @@ def build_process(
         env=_environment(config, sandbox, image, home=user.home, hostname=host.hostname, subject=subject),
         cwd=cwd,
         capabilities=container_capabilities(security, host),
+        rlimits=ulimits,
         no_new_privileges=security.no_new_privs,
         oom_score_adj=config.resources.oom_score_adj,
         apparmor_profile=apparmor_profile(security, host, subject),
