@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
-CONFIG = """version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
-http: {{addr: "{host}"}}
-"""
+
+def configuration(
+    data: Path,
+    host: str,
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    client_authority: Path | None = None,
+    prefix: str = "",
+    auth: dict[str, dict[str, str]] | None = None,
+) -> dict[str, object]:
+    """docker-registry's configuration: JSON is YAML."""
+    http: dict[str, object] = {"addr": host}
+    if prefix:
+        http["prefix"] = prefix
+    if certificate is not None:
+        http["tls"] = {"certificate": str(certificate[0]), "key": str(certificate[1])}
+        if client_authority is not None:
+            http["tls"] |= {"clientcas": [str(client_authority)]}
+    return {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
+        "http": http,
+        **({"auth": auth} if auth else {}),
+    }
 
 
 def free_port() -> int:
@@ -22,24 +44,24 @@ def free_port() -> int:
 
 
 class Registry:
-    """``with Registry(directory) as registry: push(registry.host, ...)``."""
+    """``with Registry(directory) as registry: push(registry.host, ...)``; ``options`` are those of ``configuration``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, data: Path | None = None, **options: Any) -> None:
         self.directory = directory
+        self.data = data or directory / "data"
+        self.options = options
         self.host = f"127.0.0.1:{free_port()}"
 
     def __enter__(self) -> Registry:
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "config.yml"
-        config.write_text(CONFIG.format(root=self.directory / "data", host=self.host))
+        config.write_text(json.dumps(configuration(self.data, self.host, **self.options)))
         self.log = open(self.directory / "registry.log", "wb")
         self.process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 20
         while True:
             try:
-                connection = http.client.HTTPConnection(self.host, timeout=1)
-                connection.request("GET", "/v2/")
-                if connection.getresponse().status == 200:
+                if self._answers():
                     return self
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
@@ -47,6 +69,15 @@ class Registry:
                         f"docker-registry did not start: {(self.directory / 'registry.log').read_text()}"
                     ) from None
                 time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        if self.options:  # TLS or credentials: that somebody listens is enough
+            address, port = self.host.split(":")
+            socket.create_connection((address, int(port)), timeout=1).close()
+            return True
+        connection = http.client.HTTPConnection(self.host, timeout=1)
+        connection.request("GET", "/v2/")
+        return connection.getresponse().status == 200
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()

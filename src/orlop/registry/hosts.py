@@ -66,7 +66,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _docker_style(own: RegistryHost, directory: Path) -> RegistryHost:
-    """A directory without hosts.toml: *.crt are authorities, *.cert with *.key are what the client shows."""
+    """A directory without hosts.toml: *.crt are authorities, *.cert with *.key are what the client shows; with either it is HTTPS."""
     authorities = tuple(sorted(directory.glob("*.crt")))
     pairs = tuple((certificate, certificate.with_suffix(".key")) for certificate in sorted(directory.glob("*.cert")))
-    return replace(own, ca=authorities, client=pairs)
+    return replace(own, scheme="https" if authorities or pairs else own.scheme, ca=authorities, client=pairs)

@@ -8,6 +8,7 @@ tests/kernel/registry/test_lying.py.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import socket
@@ -16,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -53,6 +55,8 @@ RETRIED = frozenset((408, 425, 429, 500, 502, 503, 504))
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 TRANSPORT_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, ConnectionError)
 """What is worth another attempt: the network's fault, not an answer."""
+_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
+_SAID_LETTERS = 200
 TOKEN_SECONDS = 60.0
 """How long a token lives when the realm does not say (distribution's token specification)."""
 
@@ -72,6 +76,17 @@ class Timeouts:
     connect: float = limits.REGISTRY_CONNECT_SECONDS
     progress: float = limits.REGISTRY_PROGRESS_SECONDS
     backoff: float = 0.25
+
+
+class _Error(msgspec.Struct, frozen=True, kw_only=True):
+    code: str = ""
+    message: str = ""
+
+
+class _Errors(msgspec.Struct, frozen=True, kw_only=True):
+    """distribution-spec's error document."""
+
+    errors: list[_Error]
 
 
 class Transport:
@@ -113,27 +128,35 @@ class Transport:
     def drop_token(self, key: tuple[str, str, str]) -> None:
         self._tokens.pop(key, None)
 
-    def tls(self, host: RegistryHost) -> ssl.SSLContext | bool:
-        """Return the TLS settings of a host; True means the system's authorities. Raises FailedPrecondition."""
-        if not host.ca and not host.client and not host.skip_verify:
+    def tls(self, host: RegistryHost, *, own: bool) -> ssl.SSLContext | bool:
+        """Return the TLS settings of a host; True means the system's authorities. Raises FailedPrecondition that names the file.
+
+        Whoever the host sends us to (a token realm, a store of blobs: ``own`` is False) is checked as it is, by the same authorities, but
+        is not shown the client's certificate.
+        """
+        client = host.client if own else ()
+        if not host.ca and not client and not host.skip_verify:
             return True
-        files = [*host.ca, *(path for pair in host.client for path in pair if path is not None)]
+        files = [*host.ca, *(path for pair in client for path in pair if path is not None)]
+        path = Path()
         try:
-            stamp = tuple((str(path), path.stat().st_mtime_ns) for path in files)
-            key = (host.skip_verify, stamp)
+            key: tuple[object, ...] = (host.skip_verify, host.ca, client)
+            for path in files:
+                key += (path.stat().st_mtime_ns,)
             context = self._contexts.get(key)
             if context is None:
                 context = ssl.create_default_context()
                 for path in host.ca:
                     context.load_verify_locations(path)
-                for certificate, private in host.client:
-                    context.load_cert_chain(certificate, private)
+                for path, private in client:
+                    context.load_cert_chain(path, private)
                 if host.skip_verify:
                     context.check_hostname = False
                     context.verify_mode = ssl.CERT_NONE
                 self._contexts[key] = context
-        except (OSError, ssl.SSLError) as error:
-            raise FailedPrecondition(f"registry {host.authority}: cannot use its TLS files: {error}") from error
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror or error
+            raise FailedPrecondition(f"registry {host.authority}: cannot use its TLS file {path}: {reason}") from error
         return context
 
 
@@ -159,6 +182,8 @@ class HostClient:
         self._query = "" if host.authority in _own_authorities(registry) else f"?ns={registry}"
         self._repository = repository
         self._basic = False
+        self._answered = False
+        """Whether this host has ever answered: then it takes our TLS."""
 
     def url(self, kind: str, target: str) -> str:
         """Return ``.../<repository>/<kind>/<target>``; kind is manifests or blobs."""
@@ -214,24 +239,41 @@ class HostClient:
         timeouts = self._transport.timeouts
         connect = self.host.dial_timeout or timeouts.connect
         try:
-            return await self._transport.session().request(
+            response = await self._transport.session().request(
                 method,
                 url,
                 headers=headers,
                 data=form,
                 allow_redirects=False,
                 proxy=_proxy_for(url),
-                ssl=self._transport.tls(self.host) if own else True,
+                ssl=self._transport.tls(self.host, own=own),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=timeouts.progress),
             )
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise Unavailable(f"registry {self.host.authority}: certificate is not trusted: {error}") from error
         except aiohttp.InvalidURL as error:
             raise Unavailable(f"registry {self.host.authority}: cannot ask {url[:200]!r}: not a URL") from error
         except TRANSPORT_ERRORS as error:
-            raise Interrupted(_reason(error)) from error
+            target = urlsplit(url)
+            if (reason := tls_reason(error, certificate_shown=own and bool(self.host.client))) is not None:
+                asked = f"registry {self.host.authority}"
+                if target.netloc != self.host.authority:
+                    asked += f": {target.netloc}"
+                raise Unavailable(f"{asked}: {reason}") from error
+            reason = _reason(error)
+            if own and not self._answered and target.scheme == "https" and _is_reset(error):
+                # Its alert may be lost with the connection: what we write meets a socket that is closed already.
+                reason += (
+                    "; perhaps it refuses the client certificate"
+                    if self.host.client
+                    else ("; perhaps it asks for a client certificate")
+                )
+            raise Interrupted(reason) from error
         except aiohttp.ClientError as error:
+            if method == "HEAD":
+                # Such as a body where none may be: GET will tell more, another HEAD will not.
+                raise Unavailable(f"registry {self.host.authority}: broken answer to HEAD") from error
             raise Interrupted(f"broken answer: {type(error).__name__}") from error
+        self._answered = self._answered or own
+        return response
 
     async def _refuse_inside(self, target: SplitResult, what: str) -> None:
         """Refuse a name that the registry chose when it stands for this machine or its link."""
@@ -329,15 +371,15 @@ class HostClient:
         """Raise what an answer that is no success means."""
         status, where = response.status, f"registry {self.host.authority}"
         if status in RETRIED:
-            raise Interrupted(f"{where} answers {status}", _retry_after(response))
+            raise Interrupted(f"{where} answers {status}{await _said(response)}", _retry_after(response))
         if status == 404:
             raise NotFound(f"{subject}: not found in {where}")
         if status == 401:
             with_what = "refuses the credentials" if self._credentials else "asks for credentials"
             raise Unauthenticated(f"{subject}: {where} {with_what}")
         if status == 403:
-            raise PermissionDenied(f"{subject}: {where} forbids the pull")
-        raise Unavailable(f"{subject}: {where} answers {status}")
+            raise PermissionDenied(f"{subject}: {where} forbids the pull{await _said(response)}")
+        raise Unavailable(f"{subject}: {where} answers {status}{await _said(response)}")
 
 
 def _proxy_for(url: str) -> str | None:
@@ -368,12 +410,51 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
     return min(float(value), limits.REGISTRY_RETRY_AFTER_SECONDS) if value.isdigit() and len(value) < 10 else 0.0
 
 
+def tls_reason(error: BaseException, *, certificate_shown: bool) -> str | None:
+    """Say in words why TLS failed where asking again cannot help; None for everything else."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        said = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else str(cause)
+        return f"certificate is not trusted: {said}"
+    below = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error.__cause__ or error.__context__
+    reason = (below.reason or "") if isinstance(below, ssl.SSLError) else ""
+    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"):
+        return f"speaks no TLS ({reason.lower().replace('_', ' ')})"
+    if "ALERT" in reason and any(word in reason for word in _CERTIFICATE_ALERTS):
+        what = "refuses the client certificate" if certificate_shown else "asks for a client certificate"
+        return f"{what} ({reason.lower().replace('_', ' ')})"
+    return None
+
+
+def _is_reset(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError) or (
+        isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+    )
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error.os_error.strerror or error.os_error}"
     return f"connection broke: {error or type(error).__name__}"
+
+
+async def _said(response: aiohttp.ClientResponse) -> str:
+    """Return what a refusal says, as ``: words``, from distribution's error document or a line of text; "" when it says nothing."""
+    try:
+        body = await response.content.read(limits.ERROR_BODY_BYTES)
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return ""
+    try:
+        errors = msgspec.json.decode(body, type=_Errors).errors
+        text = "; ".join(f"{each.code}: {each.message}" for each in errors)
+    except msgspec.MsgspecError:
+        plain = response.headers.get("Content-Type", "text/plain").startswith("text/plain")
+        text = body.decode(errors="replace") if plain else ""
+    # It is the registry's text: one line of it, in letters that a terminal can be shown.
+    text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return f": {text[:_SAID_LETTERS]}" if text else ""
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int, subject: str) -> bytes:

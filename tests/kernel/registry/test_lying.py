@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -78,12 +79,12 @@ def send(request: web.Request, blob: bytes) -> web.Response:
     return web.Response(status=206, body=blob[begin : end + 1], headers=headers)
 
 
-async def serve(liar: Liar) -> web.AppRunner:
+async def serve(liar: Liar, context: ssl.SSLContext | None = None) -> web.AppRunner:
     application = web.Application()
     application.router.add_route("*", "/{rest:.*}", liar.answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
     port = runner.addresses[0][1]
     liar.host = f"127.0.0.1:{port}"
