@@ -135,3 +135,15 @@ CNI_ADD_SECONDS: Final = 120.0
 CNI_DEL_SECONDS: Final = 60.0
 CNI_CHECK_SECONDS: Final = 30.0
 CNI_STATUS_SECONDS: Final = 10.0
+
+# NRI plugins.
+TTRPC_MESSAGE_BYTES: Final = 4 * MIB
+"""What the published implementation takes; the first byte of a longer frame could not be told from noise."""
+NRI_CALLS_AT_ONCE: Final = 64
+"""Calls of one plugin that are being answered."""
+NRI_PLUGINS: Final = 64
+"""Plugins connected at once, with those that have not registered yet."""
+NRI_CONFIG_BYTES: Final = 1 * MIB
+"""A plugin's configuration file; it has to fit into one message."""
+NRI_EVICT_GRACE_SECONDS: Final = 10.0
+"""Between stop signal and SIGKILL for a container that a plugin evicts."""
