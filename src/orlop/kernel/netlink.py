@@ -487,6 +487,36 @@ def _dump_once(opened: socket.socket, kind: int, payload: bytes) -> tuple[int, l
             found.append(body)
 
 
+def _counters(data: memoryview, offset: int) -> Counters:
+    rx_p, tx_p, rx_b, tx_b, rx_e, tx_e, rx_d, tx_d = _COUNTERS.unpack_from(data, offset)
+    return Counters(
+        rx_packets=rx_p,
+        tx_packets=tx_p,
+        rx_bytes=rx_b,
+        tx_bytes=tx_b,
+        rx_errors=rx_e,
+        tx_errors=tx_e,
+        rx_dropped=rx_d,
+        tx_dropped=tx_d,
+    )
+
+
+def parse_counters(payload: memoryview) -> tuple[int, str, Counters] | None:
+    """Read (index, name, counters) of an answer to RTM_GETLINK and nothing else of its forty attributes; None without counters."""
+    name = ""
+    offset, end = _IFINFO.size, len(payload)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if length < 4 or offset + length > end:
+            return None
+        if kind == IFLA_IFNAME:
+            name = _string(payload[offset + 4 : offset + length])
+        elif kind == IFLA_STATS64 and length >= 4 + _COUNTERS.size:
+            return _IFINFO.unpack_from(payload)[2], name, _counters(payload, offset + 4)
+        offset += (length + 3) & ~3
+    return None
+
+
 def parse_link(payload: memoryview) -> Link:
     """Read the answer to RTM_GETLINK."""
     _, _, index, flags, _ = _IFINFO.unpack_from(payload)
@@ -512,17 +542,7 @@ def parse_link(payload: memoryview) -> Link:
         elif attr == IFLA_OPERSTATE:
             operstate = value[0]
         elif attr == IFLA_STATS64:
-            rx_p, tx_p, rx_b, tx_b, rx_e, tx_e, rx_d, tx_d = _COUNTERS.unpack_from(value)
-            counters = Counters(
-                rx_packets=rx_p,
-                tx_packets=tx_p,
-                rx_bytes=rx_b,
-                tx_bytes=tx_b,
-                rx_errors=rx_e,
-                tx_errors=tx_e,
-                rx_dropped=rx_d,
-                tx_dropped=tx_d,
-            )
+            counters = _counters(value, 0)
         elif attr == IFLA_LINKINFO:
             slave_kind = ""
             for info, inner in attributes(value):
@@ -563,6 +583,13 @@ def links(opened: socket.socket, *, master: int = 0, counters: bool = False) -> 
     found = [parse_link(body) for body in _dump(opened, "list links", RTM_GETLINK, payload)]
     # Kernels before 4.5 ignore the filter.
     return [link for link in found if not master or link.master == master]
+
+
+def link_counters(opened: socket.socket) -> list[tuple[int, str, Counters]]:
+    """Return (index, name, counters) of all links."""
+    payload = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    found = (parse_counters(body) for body in _dump(opened, "list links", RTM_GETLINK, payload))
+    return [each for each in found if each is not None]
 
 
 def link(opened: socket.socket, name: str, *, counters: bool = False) -> Link:

@@ -33,9 +33,9 @@ class InterfaceCounters:
 def read_counters(pod: socket.socket) -> tuple[InterfaceCounters, ...]:
     """Read all interfaces of the namespace in which the socket was opened, but not lo; the default one comes first."""
     found = [
-        _counters(link.name, link.counters)
-        for link in netlink.links(pod, counters=True)
-        if link.counters is not None and link.index != netlink.LOOPBACK_INDEX
+        _counters(name, counters)
+        for index, name, counters in netlink.link_counters(pod)
+        if index != netlink.LOOPBACK_INDEX
     ]
     found.sort(key=lambda each: (each.name != INTERFACE, each.name))
     return tuple(found)

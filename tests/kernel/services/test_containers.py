@@ -161,7 +161,12 @@ async def test_volumes_of_files_and_of_directories_that_are_not_there_yet(pod: P
         "sh", "-c", "cat /etc/file; echo x > /etc/file; echo y > /data/made; sleep 1000", mounts=mounts, envs=(value,)
     )
     assert (
-        await exec_sync(pod.node, container, ("sh", "-c", 'cat /data/made; printf %s "$BINARY"'), 0)
+        await exec_sync(
+            pod.node,
+            container,
+            ("sh", "-c", 'until [ -s /data/made ]; do sleep 0.01; done; cat /data/made; printf %s "$BINARY"'),
+            0,
+        )
     ).stdout == b"y\n\xff\xfe"
     assert file.read_text() == "from the host\n"
     assert pod.log()[0] == "from the host"

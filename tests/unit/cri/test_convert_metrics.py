@@ -1,5 +1,7 @@
 """Metrics serialized by hand are the messages that protobuf makes, at the first call and at every later one."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def message(owner):
             value=pb.UInt64Value(value=value),
             timestamp=at,
         )
-        for metric, own, value, at in owner.samples
+        for metric, own, value, at in itertools.chain(*owner.parts)
     ]
 
 
@@ -39,8 +41,8 @@ def message(owner):
 def test_any_samples_are_read_back(first, second):
     out = MetricsOut(lambda _: True)
     for samples in (first, second, first):
-        pod = Labelled(id="s1", labels=("", "/pod", "", "s1", "ns", "p"), samples=samples)
-        container = Labelled(id="c1", labels=LABELS, samples=list(reversed(samples)))
+        pod = Labelled(id="s1", labels=("", "/pod", "", "s1", "ns", "p"), parts=(samples[:3], samples[3:]))
+        container = Labelled(id="c1", labels=LABELS, parts=(samples[::-1],))
         read = pb.PodSandboxMetrics.FromString(out.pod(PodMetrics(pod=pod, containers=(container,))))
         assert read == pb.PodSandboxMetrics(
             pod_sandbox_id="s1",
@@ -50,7 +52,7 @@ def test_any_samples_are_read_back(first, second):
 
 
 def test_a_value_of_zero_is_there():
-    pod = Labelled(id="s", labels=LABELS, samples=[(d.PROCESSES, (), 0, 0)])
+    pod = Labelled(id="s", labels=LABELS, parts=([(d.PROCESSES, (), 0, 0)],))
     read = pb.PodSandboxMetrics.FromString(MetricsOut(lambda _: True).pod(PodMetrics(pod=pod, containers=())))
     assert read.metrics[0].HasField("value")
 
@@ -59,7 +61,7 @@ def test_new_labels_are_written_anew():
     out = MetricsOut(lambda _: True)
     for image in ("old", "new"):
         labels = ("web", "/pod/c", image, "c1", "default", "pod")
-        pod = Labelled(id="c1", labels=labels, samples=[(d.PROCESSES, (), 1, 0)])
+        pod = Labelled(id="c1", labels=labels, parts=([(d.PROCESSES, (), 1, 0)],))
         read = pb.PodSandboxMetrics.FromString(out.pod(PodMetrics(pod=pod, containers=())))
         assert read.metrics[0].label_values[2] == image
 

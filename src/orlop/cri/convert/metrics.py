@@ -1,19 +1,22 @@
 """Metrics, out: descriptors as messages, samples as bytes.
 
 A hundred pods have ten thousand samples, each with the same labels at every call: the unchanging part of each sample (name, kind,
-labels) is serialized once, and a call only appends the numbers. The order of fields on the wire is free.
+labels) is serialized once, a call only appends the numbers, and a part that has not changed is not serialized at all. The order of
+fields on the wire is free.
 Test: tests/unit/cri/test_convert_metrics.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from orlop.base.memo import Memo
 from orlop.cri.entries import delimited, varint
 from orlop.services.metrics.collect import Labelled, PodMetrics
 from orlop.services.metrics.descriptors import BASE_LABELS, Metric
+from orlop.services.metrics.memory import Sample
 from orlop.specs.cri_gen import api_pb2 as pb
 
 NAME: Final = pb.Metric.NAME_FIELD_NUMBER
@@ -34,12 +37,20 @@ def descriptors_out(metrics: Iterable[Metric]) -> pb.ListMetricDescriptorsRespon
     )
 
 
+@dataclass(slots=True)
+class _Known:
+    """What was serialized of one owner: the heads of its samples, and its parts as they were last."""
+
+    heads: dict[tuple[Metric, tuple[str, ...]], bytes] = field(default_factory=dict)
+    parts: dict[int, tuple[Sequence[Sample], bytes]] = field(default_factory=dict)
+
+
 class MetricsOut:
     """Serializes PodSandboxMetrics; keeps what does not change between two calls."""
 
     def __init__(self, alive: Callable[[str], bool]) -> None:
         """``alive``: whether a sandbox or container id still exists."""
-        self._known: Memo[tuple[str, ...], dict[tuple[Metric, tuple[str, ...]], bytes]] = Memo(lambda _: {}, alive)
+        self._known: Memo[tuple[str, ...], _Known] = Memo(lambda _: _Known(), alive)
         self._values: dict[int, bytes] = {}
 
     def pod(self, metrics: PodMetrics) -> bytes:
@@ -57,13 +68,28 @@ class MetricsOut:
 
     def _samples(self, owner: Labelled, number: int) -> bytes:
         known = self._known.of(owner.id, owner.labels)
+        made: list[bytes] = []
+        for place, part in enumerate(owner.parts):
+            before = known.parts.get(place)
+            if before is None or before[0] is not part:
+                before = known.parts[place] = (part, self._part(known.heads, owner.labels, part, number))
+            made.append(before[1])
+        return b"".join(made)
+
+    def _part(
+        self,
+        heads: dict[tuple[Metric, tuple[str, ...]], bytes],
+        labels: tuple[str, ...],
+        samples: Sequence[Sample],
+        number: int,
+    ) -> bytes:
         values = self._values
         tag = varint(number << 3 | 2)
         parts: list[bytes] = []
-        for metric, own, value, at in owner.samples:
-            head = known.get((metric, own))
+        for metric, own, value, at in samples:
+            head = heads.get((metric, own))
             if head is None:
-                head = known[(metric, own)] = _head(metric, (*owner.labels, *own))
+                head = heads[(metric, own)] = _head(metric, (*labels, *own))
             tail = values.get(value) or self._value(value)
             if at:
                 tail += TIMESTAMP + varint(at)

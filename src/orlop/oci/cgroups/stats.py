@@ -247,26 +247,3 @@ def hugepage_sizes(directory: str = "/sys/kernel/mm/hugepages") -> tuple[str, ..
         f"{each >> 20}GB" if each >= 1 << 20 else f"{each >> 10}MB" if each >= 1 << 10 else f"{each}KB"
         for each in kilobytes
     )
-
-
-def parse_io_v2(text: str) -> tuple[int, int]:
-    """Return (bytes read, bytes written) of io.stat, all devices together."""
-    read = written = 0
-    for line in text.splitlines():
-        for word in line.split()[1:]:
-            key, _, value = word.partition("=")
-            if value.isdigit():
-                read += int(value) if key == "rbytes" else 0
-                written += int(value) if key == "wbytes" else 0
-    return read, written
-
-
-def parse_io_v1(text: str) -> tuple[int, int]:
-    """Return (bytes read, bytes written) of blkio.*.io_service_bytes, all devices together."""
-    read = written = 0
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[2].isdigit():
-            read += int(words[2]) if words[1] == "Read" else 0
-            written += int(words[2]) if words[1] == "Write" else 0
-    return read, written

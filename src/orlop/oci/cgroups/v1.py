@@ -104,7 +104,7 @@ class V1Driver:
 
     def remove_sandbox(self, parent: str, *, made: bool = True) -> None:
         """See CgroupDriver. The marks on the cgroups decide, also where ``made`` is False: a parent may have been made again."""
-        self._figures.meters.forget(parent)
+        self._figures.forget(parent)
         self._tree.sweep()
         self._tree.remove_parent(parent)
 
@@ -257,7 +257,7 @@ class V1Driver:
         if not path:
             return True
         self._tree.guard(path)
-        self._figures.meters.forget(path)
+        self._figures.forget(path)
         return self._tree.remove(path, self.kill_all)
 
     def remove_orphans(self, containers: Set[str], sandboxes: Set[str]) -> list[str]:
@@ -410,7 +410,7 @@ class V1Driver:
         parent = self._tree.default_parent
         self._make_parent(parent, MADE_AGAIN)
         groups = self._figures.groups(parent)
-        self._figures.meters.forget(parent)
+        self._figures.forget(parent)
         return groups
 
     def sandbox_stats(self, parent: str, containers: Sequence[str] = ()) -> CgroupStats:

@@ -6,11 +6,11 @@ Test: tests/kernel/cgroups/test_v2.py, test_meter.py; with controllers in tests/
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from orlop.kernel.cgroupfs import Hierarchy
-from orlop.oci.cgroups.meter import Meters, Source
+from orlop.oci.cgroups.meter import Kept, Meters, Source
 from orlop.oci.cgroups.stats import (
     CgroupMetrics,
     CgroupStats,
@@ -19,26 +19,27 @@ from orlop.oci.cgroups.stats import (
     hugepage_sizes,
     parse_counts_v2,
     parse_flat,
-    parse_io_v2,
     parse_limit,
     parse_psi,
 )
 
+Row = tuple[str, str, Callable[[str], Any], bool]
 PRESSURE: Final = ("cpu.pressure", "memory.pressure", "io.pressure")
-STATS: Final = (
-    ("", "cpu.stat", False),
-    ("memory", "memory.current", False),
-    ("memory", "memory.stat", False),
-    ("memory", "memory.max", False),
-    ("memory", "memory.events", False),
-    ("memory", "memory.swap.current", True),
-    ("memory", "memory.swap.max", True),
-    ("io", "io.stat", True),
-    ("pids", "pids.current", False),
-    *(("", file, True) for file in PRESSURE),
+STATS: Final[tuple[Row, ...]] = (
+    ("", "cpu.stat", parse_flat, False),
+    ("memory", "memory.current", int, False),
+    ("memory", "memory.stat", parse_flat, False),
+    ("memory", "memory.max", parse_limit, False),
+    ("memory", "memory.events", parse_flat, False),
+    ("memory", "memory.swap.current", int, True),
+    ("memory", "memory.swap.max", parse_limit, True),
+    ("io", "io.stat", parse_counts_v2, True),
+    ("pids", "pids.current", int, False),
+    *(("", file, parse_psi, True) for file in PRESSURE),
 )
-"""(controller, file, optional); "" is there whatever the controllers."""
-METRICS: Final = (("memory", "memory.peak", True), ("pids", "pids.max", True))
+"""(controller, file, parser, optional); "" is there whatever the controllers. These are read for CRI's statistics."""
+METRICS: Final[tuple[Row, ...]] = (("memory", "memory.peak", int, True), ("pids", "pids.max", parse_limit, True))
+"""Read for metrics, after STATS."""
 
 
 class V2Figures:
@@ -47,33 +48,41 @@ class V2Figures:
     def __init__(self, hierarchy: Hierarchy) -> None:
         has = hierarchy.controllers
         self._sizes = hugepage_sizes() if "hugetlb" in has else ()
-        hugepages = [("hugetlb", f"hugetlb.{size}.current", True) for size in self._sizes]
+        hugepages: list[Row] = [("hugetlb", f"hugetlb.{size}.current", int, True) for size in self._sizes]
         wanted = [each for each in (*STATS, *METRICS, *hugepages) if not each[0] or each[0] in has]
-        self._names = tuple(file for _, file, _ in wanted)
-        self._stats = tuple(name for name in self._names if any(name == file for _, file, _ in STATS))
+        self._names = tuple(each[1] for each in wanted)
+        self._stats_count = sum(1 for name in self._names if any(name == each[1] for each in STATS))
+        self._metrics: Kept[CgroupMetrics] = Kept()
         self.meters = Meters(
-            [Source(hierarchy=hierarchy, file=file, optional=optional) for _, file, optional in wanted]
+            [
+                Source(hierarchy=hierarchy, file=file, parse=parse, optional=optional)
+                for _, file, parse, optional in wanted
+            ]
         )
 
-    def _read(self, path: str, names: tuple[str, ...]) -> dict[str, str]:
-        """Return the text of each file that is there. STATS come first, so their numbers are those of the names."""
-        read = self.meters.read(path, range(len(names)))
-        return {name: data.decode() for name, data in zip(names, read, strict=True) if data is not None}
+    def forget(self, path: str) -> None:
+        """Close the files of a cgroup and drop what is known of it."""
+        self.meters.forget(path)
+        self._metrics.forget(path)
 
     def stats(self, path: str) -> CgroupStats:
         """Read what CRI's statistics need; raises FileNotFoundError. ``pids`` is None without the pids controller."""
         now = time.time_ns()
-        return _stats(now, self._read(path, self._stats))
+        return _stats(now, dict(zip(self._names, self.meters.read(path, self._stats_count), strict=False)))
 
     def metrics(self, path: str) -> CgroupMetrics:
-        """Read everything that is counted; raises FileNotFoundError."""
+        """Read everything that is counted; the same object again when nothing has changed. Raises FileNotFoundError."""
         now = time.time_ns()
-        text = self._read(path, self._names)
-        cpu, memory = parse_flat(text["cpu.stat"]), parse_flat(text.get("memory.stat", ""))
-        throttled, threads_max = cpu.get("throttled_usec"), text.get("pids.max")
-        amounts, requests = parse_counts_v2(text.get("io.stat", ""))
+        read = self.meters.read(path, len(self._names))
+        return self._metrics.of(path, read, lambda: self._make(now, dict(zip(self._names, read, strict=True))))
+
+    def _make(self, now: int, found: Mapping[str, Any]) -> CgroupMetrics:
+        cpu: Mapping[str, int] = found["cpu.stat"]
+        memory: Mapping[str, int] = found.get("memory.stat") or {}
+        throttled = cpu.get("throttled_usec")
+        amounts, requests = found.get("io.stat") or ((), ())
         return CgroupMetrics(
-            stats=_stats(now, text),
+            stats=_stats(now, found),
             cpu_user=cpu.get("user_usec", 0) * 1000,
             cpu_system=cpu.get("system_usec", 0) * 1000,
             cfs_periods=cpu.get("nr_periods"),
@@ -82,76 +91,73 @@ class V2Figures:
             memory_cache=memory.get("file"),
             memory_mapped=memory.get("file_mapped"),
             memory_kernel=memory.get("kernel"),
-            memory_max_usage=_number(text.get("memory.peak")),
-            memory_failures=parse_flat(text.get("memory.events", "")).get("max"),
+            memory_max_usage=found.get("memory.peak"),
+            memory_failures=(found.get("memory.events") or {}).get("max"),
             # The unified hierarchy counts a cgroup only with all below it.
             own_page_faults=memory.get("pgfault", 0),
             own_major_page_faults=memory.get("pgmajfault", 0),
-            threads=_number(text.get("pids.current")),
-            threads_max=None if threads_max is None else parse_limit(threads_max) or 0,
+            threads=found.get("pids.current"),
+            threads_max=found.get("pids.max") or 0,
             io_bytes=amounts,
             io_requests=requests,
             hugepages=tuple(
-                HugepageUse(page_size=size, usage=int(usage), max_usage=None)
+                HugepageUse(page_size=size, usage=usage, max_usage=None)
                 for size in self._sizes
-                if (usage := text.get(f"hugetlb.{size}.current")) is not None
+                if (usage := found.get(f"hugetlb.{size}.current")) is not None
             ),
         )
 
     def groups(self, path: str) -> frozenset[Group]:
         """Return which figures the cgroup at ``path`` has; every other one has the same."""
-        return frozenset(_groups(self._read(path, self._names)))
+        read = self.meters.read(path, len(self._names))
+        there = self.meters.there(path)
+        return frozenset(_groups({name: value for name, value in zip(self._names, read, strict=True) if name in there}))
 
 
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text)
-
-
-def _stats(now: int, text: Mapping[str, str]) -> CgroupStats:
-    stat = parse_flat(text.get("memory.stat", ""))
-    swap = _number(text.get("memory.swap.current"))
+def _stats(now: int, found: Mapping[str, Any]) -> CgroupStats:
+    stat: Mapping[str, int] = found.get("memory.stat") or {}
+    swap = found.get("memory.swap.current")
     read = written = None
-    if "io.stat" in text:
-        read, written = parse_io_v2(text["io.stat"])
-    cpu, memory, io = (parse_psi(text[file]) if file in text else None for file in PRESSURE)
+    if (counts := found.get("io.stat")) is not None:
+        read, written = (sum(each.count for each in counts[0] if each.operation == name) for name in ("Read", "Write"))
     return CgroupStats(
         timestamp=now,
-        cpu_usage=parse_flat(text["cpu.stat"]).get("usage_usec", 0) * 1000,
-        memory_usage=_number(text.get("memory.current")),
+        cpu_usage=found["cpu.stat"].get("usage_usec", 0) * 1000,
+        memory_usage=found.get("memory.current"),
         memory_inactive_file=stat.get("inactive_file", 0),
         memory_rss=stat.get("anon", 0),
-        memory_limit=parse_limit(text.get("memory.max", "max")),
+        memory_limit=found.get("memory.max"),
         page_faults=stat.get("pgfault", 0),
         major_page_faults=stat.get("pgmajfault", 0),
         swap_usage=swap,
-        swap_limit=None if swap is None else parse_limit(text.get("memory.swap.max", "max")),
-        pids=_number(text.get("pids.current")),
+        swap_limit=None if swap is None else found.get("memory.swap.max"),
+        pids=found.get("pids.current"),
         io_read_bytes=read,
         io_write_bytes=written,
-        oom_kills=parse_flat(text.get("memory.events", "")).get("oom_kill", 0),
-        cpu_psi=cpu,
-        memory_psi=memory,
-        io_psi=io,
+        oom_kills=(found.get("memory.events") or {}).get("oom_kill", 0),
+        cpu_psi=found.get("cpu.pressure"),
+        memory_psi=found.get("memory.pressure"),
+        io_psi=found.get("io.pressure"),
     )
 
 
-def _groups(text: Mapping[str, str]) -> Iterable[Group]:
+def _groups(found: Mapping[str, Any]) -> Iterable[Group]:
     yield Group.CPU
-    if "nr_periods" in text["cpu.stat"]:
+    if "nr_periods" in found["cpu.stat"]:
         yield Group.CFS
-    if "memory.stat" in text:
+    if "memory.stat" in found:
         yield Group.MEMORY
-        if "\nkernel " in text["memory.stat"]:
+        if "kernel" in found["memory.stat"]:
             yield Group.KERNEL_MEMORY
-    if "memory.swap.current" in text:
+    if "memory.swap.current" in found:
         yield Group.SWAP
-    if "memory.peak" in text:
+    if "memory.peak" in found:
         yield Group.MEMORY_PEAK
-    if "pids.current" in text and "pids.max" in text:
+    if "pids.current" in found and "pids.max" in found:
         yield Group.THREADS
-    if "io.stat" in text:
+    if "io.stat" in found:
         yield Group.IO
-    if any(name.startswith("hugetlb.") for name in text):
+    if any(name.startswith("hugetlb.") for name in found):
         yield Group.HUGEPAGES
-    if all(file in text for file in PRESSURE):
+    if all(file in found for file in PRESSURE):
         yield Group.PRESSURE

@@ -55,7 +55,7 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
         node.cgroups.remove_container(row.cgroup)
         node.cpu_rates.forget(row.cgroup)
     node.layer_usages.forget(row.id)
-    node.metrics.descriptors.forget(row.id)
+    node.metrics.forget(row.id)
     node.snapshots.remove(row.id)
     faults.reach(SNAPSHOT)
     record = node.state.exit_record(row.sandbox_id, row.id)

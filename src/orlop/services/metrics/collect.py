@@ -21,8 +21,9 @@ from orlop.network.stats import InterfaceCounters, read_counters
 from orlop.oci.cgroups.stats import CgroupMetrics, DeviceCount, Group
 from orlop.services.containers.stats import alive
 from orlop.services.metrics import descriptors as d
+from orlop.services.metrics.memory import Sample
 from orlop.services.node import Node
-from orlop.specs.pod import FilesystemStats, LinuxResources, Psi, SandboxState
+from orlop.specs.pod import FilesystemStats, Psi, SandboxState
 
 NS: Final = 1_000_000_000
 DEFAULT_SHARES: Final = 1024
@@ -30,17 +31,15 @@ DEFAULT_PERIOD: Final = 100_000
 PODS_AT_ONCE: Final = 16
 """After so many pods other calls get their turn."""
 
-Sample = tuple[d.Metric, tuple[str, ...], int, int]
-"""(metric, values of its own labels, value, when it was counted in ns or 0 for now)"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """The samples of a pod or a container; ``labels`` are the values of BASE_LABELS, the same object at every call."""
+    """The samples of a pod or a container, in parts: a part that has not changed is the same object at the next call."""
 
     id: str
     labels: tuple[str, ...]
-    samples: Sequence[Sample]
+    """The values of BASE_LABELS; the same object at every call."""
+    parts: tuple[Sequence[Sample], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +80,22 @@ async def each_pod_metrics(node: Node) -> AsyncIterator[PodMetrics]:
 
 def _pod(node: Node, row: SandboxRow, groups: frozenset[Group]) -> Labelled:
     """The pod's network, and what its own cgroup counts beside its containers: where it shares one there is nothing to say."""
-    samples: list[Sample] = []
+    memory = node.metrics
+    network: list[Sample] = []
     live = node.live.get(row.id)
     if live is not None and live.netlink is not None:
         for each in read_counters(live.netlink):
-            samples += _interface(each)
+            network += _interface(each)
+    counted: Sequence[Sample] = ()
     if node.cgroups.has_own_parent(row.cgroup_parent):
         try:
             figures = node.cgroups.container_metrics(row.cgroup_parent)
         except FileNotFoundError:
             pass  # kubelet removed it; the pod ends
         else:
-            samples += _cgroup(figures, groups)
-    return Labelled(id=row.id, labels=node.metrics.pod_labels.of(row.id, row), samples=samples)
+            counted = memory.counted.of(row.id, figures, lambda: list(_cgroup(figures, groups)))
+    network = memory.steady.of(row.id, network)
+    return Labelled(id=row.id, labels=memory.pod_labels.of(row.id, row), parts=(network, counted))
 
 
 def _container(
@@ -110,20 +112,29 @@ def _container(
         return None
     if layer is None or not node.pods.has_container(row.id):
         return None
-    samples: list[Sample] = [*_cgroup(figures, groups), *_processes(node, row), *_spec(row.resources)]
-    if Group.IO in groups:
-        samples += _device_io(figures, disk)
+    memory = node.metrics
+
+    def counted() -> list[Sample]:
+        return [*_cgroup(figures, groups), *(_device_io(figures, disk) if Group.IO in groups else ())]
+
+    changing = list(_processes(node, row))
     own = (disk.name,)
-    samples += (
+    changing += (
         (d.FS_USAGE, own, layer.used_bytes, layer.timestamp),
         (d.FS_LIMIT, own, disk.bytes, 0),
         (d.FS_INODES, own, disk.inodes, 0),
         (d.FS_INODES_FREE, own, disk.inodes_free, 0),
-        (d.LAST_SEEN, (), figures.stats.timestamp // NS, 0),
     )
-    if row.started_at:
-        samples.append((d.STARTED, (), row.started_at // NS, 0))
-    return Labelled(id=row.id, labels=node.metrics.container_labels.of(row.id, row), samples=samples)
+    return Labelled(
+        id=row.id,
+        labels=memory.container_labels.of(row.id, row),
+        parts=(
+            memory.counted.of(row.id, figures, counted),
+            memory.steady.of(row.id, changing),
+            memory.fixed.of(row.id, row, lambda: list(_fixed(row))),
+            ((d.LAST_SEEN, (), time.time_ns() // NS, 0),),
+        ),
+    )
 
 
 def _interface(each: InterfaceCounters) -> tuple[Sample, ...]:
@@ -222,7 +233,10 @@ def _processes(node: Node, row: ContainerRow) -> Iterator[Sample]:
             yield d.ULIMITS, ("max_open_files",), soft, 0
 
 
-def _spec(resources: LinuxResources) -> Iterator[Sample]:
+def _fixed(row: ContainerRow) -> Iterator[Sample]:
+    resources = row.resources
+    if row.started_at:
+        yield d.STARTED, (), row.started_at // NS, 0
     yield d.SPEC_PERIOD, (), resources.cpu_period or DEFAULT_PERIOD, 0
     if resources.cpu_quota > 0:
         yield d.SPEC_QUOTA, (), resources.cpu_quota, 0

@@ -48,6 +48,7 @@ async def remove_sandbox(node: Node, sandbox_id: str) -> None:
         node.pods.remove_sandbox(row.id)
         node.running_sandboxes.forget(row.name)
         node.cpu_rates.forget(row.id)
+        node.metrics.forget(row.id)
         publish_sandbox(node, EventType.DELETED, row)
         faults.reach(ROW)
 

@@ -8,8 +8,6 @@ from orlop.oci.cgroups.stats import (
     parse_counts_v1,
     parse_counts_v2,
     parse_flat,
-    parse_io_v1,
-    parse_io_v2,
     parse_limit,
     parse_psi,
     total,
@@ -22,8 +20,6 @@ def test_parsers() -> None:
     assert parse_limit("-1") is None
     assert parse_limit("9223372036854771712") is None
     assert parse_limit("4096\n") == 4096
-    assert parse_io_v2("8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2") == (11, 22)
-    assert parse_io_v1("8:0 Read 5\n8:0 Write 6\n8:0 Total 11\nTotal 11") == (5, 6)
 
 
 def test_pressure_is_microseconds_in_the_file_and_nanoseconds_in_cri() -> None:
@@ -56,8 +52,6 @@ def test_total() -> None:
 @given(st.text(alphabet="some full avg10=.0123456789total \n"))
 def test_flat_parsers_take_anything(text: str) -> None:
     parse_flat(text)
-    parse_io_v1(text)
-    parse_io_v2(text)
     parse_limit(text)
     parse_counts_v1(text)
     parse_counts_v2(text)
