@@ -311,6 +311,8 @@ static void do_exec(struct connection *c, const struct message *m, int *fds) {
     uint64_t timeout_ms = f[6].n < TIMEOUT_MS_MAX ? f[6].n : TIMEOUT_MS_MAX;
     k->deadline_ns = timeout_ms ? now_ns(CLOCK_MONOTONIC) + timeout_ms * 1000000u : 0;
     const int stdio[3] = {lent_fd(fds, &f[9]), lent_fd(fds, &f[7]), lent_fd(fds, &f[8])};
+    if (flags & EXEC_HOLD)
+        hold_outputs(k, stdio);
     begin(c, m, k, lent_fd(fds, &f[2]), fds, &f[3], stdio);
 }
 
@@ -475,6 +477,7 @@ static void handle(struct connection *c, const struct message *m, int *fds) {
     case MSG_reopen_log:
     case MSG_attach:
     case MSG_close_stdin:
+    case MSG_hang_up:
         if (!(k = find(m->f[0].s))) {
             refuse(c, m, ENOENT, "no such container");
             return;
@@ -499,6 +502,14 @@ static void handle(struct connection *c, const struct message *m, int *fds) {
         close_input(k);
         answer_ok(c, m->seq);
         break;
+    case MSG_hang_up:
+        if (k->is_exec) {
+            hang_up(k);
+            answer_ok(c, m->seq);
+        } else {
+            refuse(c, m, EINVAL, "no exec");
+        }
+        break;
     case MSG_shutdown: do_shutdown(c, m); break;
     case MSG_connect: do_connect(c, m); break;
     case MSG_keep_fd: do_keep_fd(c, m, fds); break;
@@ -516,6 +527,9 @@ void disconnect(struct connection *c) {
             k->runner = NULL;
             if (k->kill_on_disconnect && k->state != EXITED)
                 kill_all(k, SIGKILL);
+            if (k->is_exec && k->state == CREATED) /* nobody will open its gate */
+                kill_all(k, SIGKILL);
+            drain_held(k);
         }
     }
     unwatch(&c->source);

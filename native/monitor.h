@@ -26,7 +26,7 @@
 #define CHUNK (64u << 10)
 
 enum { CREATE_TTY = 1, CREATE_STDIN = 2, CREATE_STDIN_ONCE = 4, CREATE_V2 = 8, CREATE_KILL_BY_CGROUP = 16 };
-enum { EXEC_TTY = 1, EXEC_KILL_ON_DISCONNECT = 2, EXEC_V2 = 8, EXEC_STARTS = 16 };
+enum { EXEC_TTY = 1, EXEC_KILL_ON_DISCONNECT = 2, EXEC_V2 = 8, EXEC_STARTS = 16, EXEC_HOLD = 32 };
 enum { ATTACH_STDIN = 1, ATTACH_STDOUT = 2, ATTACH_STDERR = 4 };
 enum { STREAM_STDOUT = 1, STREAM_STDERR = 2 };
 
@@ -79,6 +79,7 @@ struct container {
     struct connection *asker;      /* who waits for the outcome of create, start, exec or remove */
     uint32_t asker_seq;
     struct connection *runner;     /* exec: whose end it shares */
+    int holds, held[2];            /* exec: reading ends of its outputs, so that they do not break when its caller dies; -1: none */
     struct container *of;          /* exec: in which container */
     int adopted;                   /* a foreign launch: pid is the process that the program left, and no longer the program */
     struct container *starts;      /* exec of a program: the container that runs once it has ended with 0 */
@@ -151,6 +152,9 @@ void started_by(struct container *helper, int status);
 int make_pipes(struct container *k, uint32_t flags, int theirs[3]);
 void adopt_terminal(struct container *k);
 void pump_output(struct container *k, struct source *source, int stream, int rounds);
+void hold_outputs(struct container *k, const int stdio[3]);
+void drain_held(struct container *k);
+void hang_up(struct container *k);
 int input_fd(const struct container *k);
 void close_input(struct container *k);
 void input_writable(struct container *k);

@@ -1,7 +1,9 @@
 /* stdio.c: a container's pipes or pty: output to log and clients as it comes, stdin from clients. Output is always read, whoever listens. */
 #include "monitor.h"
 
+#include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 
 #define READ_BYTES 16384
 
@@ -30,6 +32,44 @@ int make_pipes(struct container *k, uint32_t flags, int theirs[3]) {
 void adopt_terminal(struct container *k) {
     fcntl(k->launch.terminal_master, F_SETFL, O_NONBLOCK);
     watch(&k->out, SOURCE_STDOUT, fcntl(k->launch.terminal_master, F_DUPFD_CLOEXEC, FD_DAEMON + 1), k, EPOLLIN);
+}
+
+/* ---- an exec's streams are its caller's; a caller that dies must not break them ---- */
+
+static int reading_end(int pipe) {
+    char path[32];
+    struct stat st;
+    if (pipe < 0 || fstat(pipe, &st) || !S_ISFIFO(st.st_mode))
+        return -1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", pipe);
+    return open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+}
+
+void hold_outputs(struct container *k, const int stdio[3]) {
+    k->holds = 1;
+    k->held[0] = reading_end(stdio[1]), k->held[1] = reading_end(stdio[2]);
+}
+
+/* The caller has died: what is written from now on goes nowhere, but it can be written. */
+void drain_held(struct container *k) {
+    if (!k->holds || k->out.fd >= 0 || k->err.fd >= 0)
+        return;
+    if (k->launch.terminal_master >= 0)
+        adopt_terminal(k);
+    else
+        watch(&k->out, SOURCE_STDOUT, k->held[0], k, EPOLLIN);
+    watch(&k->err, SOURCE_STDERR, k->held[1], k, EPOLLIN);
+    k->held[0] = k->held[1] = -1;
+}
+
+void hang_up(struct container *k) {
+    for (int i = 0; i < 2; i++) {
+        close_fd(&k->held[i]);
+        k->held[i] = -1;
+    }
+    unwatch(&k->out), unwatch(&k->err);
+    close_fd(&k->launch.terminal_master);
+    k->launch.terminal_master = -1;
 }
 
 /* Reads what is there, at most `rounds` times; closes the stream at its end. */

@@ -11,7 +11,7 @@ import pytest
 from orlop.base.errors import InvalidArgument, NotFound
 from orlop.specs.cri_gen import api_pb2 as cri
 from tests.cri.client import container_config
-from tests.cri.streams import ERROR, STDERR, STDIN, STDOUT, Command, SpdyClient, WebSocket, ask, dial, exit_code
+from tests.cri.streams import ERROR, STDERR, STDIN, STDOUT, Command, Gone, SpdyClient, WebSocket, ask, dial, exit_code
 
 pytestmark = pytest.mark.cri
 
@@ -274,3 +274,56 @@ def test_a_client_that_counts_windows_is_obeyed(client, container):
                     session.frames.control(9, target.to_bytes(4, "big") + taken.to_bytes(4, "big"))
         assert len(session.out()) == 300000
         assert exit_code(session.finish()) == 0
+
+
+def test_a_reset_output_closes_the_pipe(client, container):
+    url = exec_url(client, container, "sh", "-c", "yes; echo over $? >&2")
+    with Command(url, receive_buffer=4096) as session:
+        session.frames.until(session.out)
+        session.frames.control(3, session.streams[STDOUT].to_bytes(4, "big") + (5).to_bytes(4, "big"))
+        del session.streams[STDOUT]
+        assert exit_code(session.finish()) == 0
+        assert session.out(STDERR) == b"over 141\n"
+
+
+def test_a_terminal_has_its_size_from_the_start(client, container):
+    for _ in range(10):
+        with Command(exec_url(client, container, "stty", "size", tty=True), stderr=False, tty=True) as session:
+            session.resize(31, 77)
+            session.finish()
+            assert session.out() == b"31 77\r\n"
+
+
+def test_a_client_that_goes_hangs_up_the_terminal(client, container):
+    script = "trap 'echo yes > /tmp/hup; exit' HUP; echo ready; while :; do sleep 0.05; done"
+    with Command(exec_url(client, container, "sh", "-c", script, tty=True), stderr=False, tty=True) as session:
+        session.until_out(b"ready")
+    deadline = time.monotonic() + 20
+    while run(client, container, "cat", "/tmp/hup")[0] != b"yes\n":
+        assert time.monotonic() < deadline, "the shell did not hear of it"
+
+
+def test_an_exec_outlives_the_daemon(client, pod, orlopd):
+    """Both kinds go on writing although nobody reads; the clients see their connections end."""
+    container = pod.launch(container_config("survivor"))
+    script = "i=0; while [ $i -lt 150 ]; do echo line $i; echo $i > /tmp/{0}; i=$((i+1)); sleep 0.01; done; echo end > /tmp/{0}"
+    sessions = []
+    for tty in (False, True):
+        name = "tty" if tty else "pipe"
+        session = Command(
+            exec_url(client, container, "sh", "-c", script.format(name), tty=tty), stderr=not tty, tty=tty
+        )
+        session.until_out(b"line 3")
+        sessions.append(session)
+    orlopd.kill()
+    for session in sessions:
+        with pytest.raises((Gone, ConnectionError)):
+            while True:
+                session.frames.read_frame()
+        session.close()
+    orlopd.start()
+    deadline = time.monotonic() + 60
+    for name in ("pipe", "tty"):
+        while pod.exec(container, "cat", f"/tmp/{name}").stdout != b"end\n":
+            assert time.monotonic() < deadline, f"{name}: it did not go on to its end"
+            time.sleep(0.1)

@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -306,9 +306,13 @@ class MonitorClient:
         timeout_ms: int = 0,
         kill_on_disconnect: bool = False,
         starts: bool = False,
+        hold: bool = False,
+        gate: Callable[[], Awaitable[None]] | None = None,
     ) -> ExecStarted:
         """Run a command in a running container at once, on the caller's pipes. Its end comes as an event with ``is_exec``.
 
+        ``hold``: its outputs and terminal outlive this connection, until hang_up. ``gate``, for a plan that has one: awaited while the
+        process stands there; if it raises, the process is the caller's to kill.
         An empty ``container_id``: a program beside the containers. ``starts``: the plan's program starts the container, which a plan with
         op foreign created; it runs once the program has ended with 0.
         """
@@ -317,27 +321,36 @@ class MonitorClient:
             | kill_on_disconnect * protocol.EXEC_KILL_ON_DISCONNECT
             | v2 * protocol.EXEC_V2
             | starts * protocol.EXEC_STARTS
+            | hold * protocol.EXEC_HOLD
         )
         fd = plan_memfd(plan)
         try:
-            reply = await self._request(
-                protocol.Exec(
-                    id=exec_id,
-                    container=container_id,
-                    plan=fd,
-                    planfds=tuple(plan_fds),
-                    flags=flags,
-                    cgroup=_some(cgroup_fd),
-                    timeout_ms=timeout_ms,
-                    stdout_pipe=_some(stdout),
-                    stderr_pipe=_some(stderr),
-                    stdin_pipe=_some(stdin),
-                ),
-                protocol.ExecOk,
+            request = protocol.Exec(
+                id=exec_id,
+                container=container_id,
+                plan=fd,
+                planfds=tuple(plan_fds),
+                flags=flags,
+                cgroup=_some(cgroup_fd),
+                timeout_ms=timeout_ms,
+                stdout_pipe=_some(stdout),
+                stderr_pipe=_some(stderr),
+                stdin_pipe=_some(stdin),
             )
+            if gate is None:
+                reply = await self._request(request, protocol.ExecOk)
+            else:
+                _close_fds(_fds_of(await self._request(request, protocol.Created)))
         finally:
             os.close(fd)
+        if gate is not None:
+            await gate()
+            reply = await self._request(protocol.Start(id=exec_id), protocol.ExecOk)
         return ExecStarted(pid=reply.pid, start_time=reply.start_time, master_fd=_number(reply.master))
+
+    async def hang_up(self, exec_id: str) -> None:
+        """Let an exec's outputs and terminal go, which were held: it learns of it as of any broken pipe or lost terminal."""
+        await self._request(protocol.HangUp(id=exec_id), protocol.Ok)
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the size of the terminal of a container or an exec."""

@@ -44,6 +44,7 @@ EXEC_TTY: Final = 1
 EXEC_KILL_ON_DISCONNECT: Final = 2
 EXEC_V2: Final = 8
 EXEC_STARTS: Final = 16
+EXEC_HOLD: Final = 32
 
 # attach.flags, and the stream byte of what an attached client receives
 ATTACH_STDIN: Final = 1
@@ -196,6 +197,13 @@ class Namespaces(Message, frozen=True, kw_only=True):
     msgname: ClassVar[str] = "namespaces"
     direction: ClassVar[Direction] = "REQ"
     unused: U32 = 0
+
+
+class HangUp(Message, frozen=True, kw_only=True):
+    code: ClassVar[int] = 0x11
+    msgname: ClassVar[str] = "hang_up"
+    direction: ClassVar[Direction] = "REQ"
+    id: STR
 
 
 class Ok(Message, frozen=True, kw_only=True):

@@ -80,7 +80,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     clamp_limits: bool = False
     """The host lets nobody raise limits (no CAP_SYS_RESOURCE): take what is allowed instead of failing."""
     gate: bool = True
-    """Stand at the gate until start; an exec runs through."""
+    """Stand at the gate until start; an exec runs through, unless:"""
+    exec_gate: bool = False
+    """An exec stands at the gate, too."""
 
 
 _NEW_FLAGS: Final = {
@@ -184,7 +186,7 @@ def compile_container(spec: RuntimeSpec, facts: Facts) -> Plan:
     if root.readonly or propagation:
         out.append(ops.RootfsAttrs(attr_set=k.ATTR_RDONLY if root.readonly else 0, attr_clr=0, propagation=propagation))
     # 7 to 10
-    _identity(out, process, linux, facts)
+    _identity(out, process, linux, facts, gate=facts.gate)
     return make_plan(out)
 
 
@@ -196,7 +198,7 @@ def compile_exec(process: Process, spec: RuntimeSpec, facts: Facts) -> Plan:
     3  JOIN      the exec's cgroup first; then the container's namespaces that are not the monitor's; session, keyring
     4  MOUNT     only the terminal, in the container's own devpts
     5  ROOT      chdir to the container's root
-    6  IDENTITY to exec: as steps 7, 9 and 10 of compile_container; no gate
+    6  IDENTITY to exec: as steps 7, 9 and 10 of compile_container; a gate only if asked for
     """
     validate_process(process)
     linux = spec.linux
@@ -228,7 +230,7 @@ def compile_exec(process: Process, spec: RuntimeSpec, facts: Facts) -> Plan:
     # 5
     out.append(ops.ChrootFd())
     # 6
-    _identity(out, process, linux, facts, gate=False)
+    _identity(out, process, linux, facts, gate=facts.exec_gate)
     return make_plan(out)
 
 
@@ -624,7 +626,7 @@ def _terminal(out: list[Op], process: Process) -> None:
 # ---- steps 7 to 10
 
 
-def _identity(out: list[Op], process: Process, linux: Linux, facts: Facts, *, gate: bool = True) -> None:
+def _identity(out: list[Op], process: Process, linux: Linux, facts: Facts, *, gate: bool) -> None:
     user = process.user
     if not process.terminal:
         out.append(ops.Stdio(in_=None, out=None, err=None))
@@ -681,7 +683,7 @@ def _identity(out: list[Op], process: Process, linux: Linux, facts: Facts, *, ga
     if process.no_new_privileges:
         out.append(_NO_NEW_PRIVS)
     # 8
-    if gate and facts.gate:
+    if gate:
         out.append(_GATE)
     # 9
     if filtered:

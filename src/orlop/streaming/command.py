@@ -61,6 +61,10 @@ class Carrier(Protocol):
         """Are all channels there?"""
 
     @property
+    def sized(self) -> bool:
+        """Is there a channel for the terminal's size?"""
+
+    @property
     def left(self) -> bool:
         """Has the client said that it goes?"""
 
@@ -87,6 +91,7 @@ class SpdyCommand:
         self._numbers: dict[int, int] = {}
         self._channels: dict[int, int] = {}
         self._accepts = bytearray()
+        self.sized = RESIZE in self._awaited
         self.left = False
 
     def opening(self) -> list[Buffer]:
@@ -172,6 +177,7 @@ class WebSocketCommand:
         self._current: int | None = None
         self._text = b""
         self.complete = True
+        self.sized = RESIZE in self._channels
         self.left = False
 
     def opening(self) -> list[Buffer]:

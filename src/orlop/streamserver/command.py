@@ -1,6 +1,6 @@
 """One exec or attach session after its upgrade: the client's channels on one side, a command's or a container's streams on the other.
 
-    all channels there -> exec started / attached -> bytes both ways -> exit -> last output -> outcome -> the client closes
+    prepared while the client opens its channels -> started / attached -> bytes both ways -> exit -> last output -> outcome -> closed
 
 The outcome is sent behind all output, and the connection stays until the client has closed it or taken too long: closing it first would
 throw away what the client has not read. Test: tests/cri/test_streaming.py.
@@ -17,7 +17,7 @@ from typing import TypeVar
 from orlop.base import limits
 from orlop.base.errors import DeadlineExceeded, OrlopError, Unavailable
 from orlop.services.containers.attach import AttachSession, attach_container, resize_container
-from orlop.services.execs.exec_stream import ExecStream, exec_stream
+from orlop.services.execs.exec_stream import ExecStream, Size, exec_stream
 from orlop.services.node import Node
 from orlop.services.streams import AttachWanted, ExecWanted
 from orlop.streaming.channels import RESIZE, STDERR, STDIN, STDOUT, Outcome, SizeReader, Streams
@@ -31,7 +31,9 @@ T = TypeVar("T")
 
 QUIET_SECONDS = 0.05
 """How long output must have been silent after a command's end, when a child that it left keeps the pipe open."""
-ATTACH_PACKET_BYTES = 8192
+EARLY_BYTES = 64 * limits.KIB
+FIRST_SIZE_SECONDS = 0.02
+"""How long a terminal's first size is waited for once the client has opened the channel for it."""
 STOPPING = "orlopd is stopping: this session ends; the command itself goes on in its container"
 
 
@@ -56,10 +58,12 @@ class CommandSession:
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._entry: Inflow | None = None
         self._early: list[bytes] = []
+        self._early_bytes = 0
         self._stdin_ended = False
         self._flows: dict[int, Outflow] = {}
         self._sizes = SizeReader()
-        self._size: tuple[int, int] | None = None
+        self._size: Size | None = None
+        self._sized: asyncio.Future[None] = self._loop.create_future()
         self._exec: ExecStream | None = None
         self._attached: AttachSession | None = None
         self._finished = False
@@ -89,6 +93,13 @@ class CommandSession:
         return f"container {self._wanted.container_id}: {kind}"
 
     async def _serve(self) -> Outcome:
+        if isinstance(self._wanted, ExecWanted):
+            return await self._run_exec(self._wanted)
+        await self._all_channels()
+        return await self._run_attach(self._wanted)
+
+    async def _all_channels(self) -> Size | None:
+        """Wait until the client has opened all its channels; return the size of its terminal. Raises DeadlineExceeded, ClientGone."""
         try:
             async with asyncio.timeout(limits.STREAM_SETUP_SECONDS):
                 await self._or_gone(self._complete)
@@ -96,11 +107,12 @@ class CommandSession:
             raise DeadlineExceeded(
                 f"{self._subject}: the client did not open all its streams within {limits.STREAM_SETUP_SECONDS:g}s"
             ) from None
-        # What comes before the command is there waits in the socket.
-        self._wire.hold(self)
-        if isinstance(self._wanted, ExecWanted):
-            return await self._run_exec(self._wanted)
-        return await self._run_attach(self._wanted)
+        if self._wanted.tty and self._carrier.sized and self._size is None:
+            # So that the command finds the size when it begins. Not every client sends one.
+            await asyncio.wait(
+                (self._sized, self._gone), timeout=FIRST_SIZE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+        return self._size
 
     async def _or_gone(self, future: asyncio.Future[T] | asyncio.Task[T]) -> T:
         """Wait for a result, or for the client's end. Raises ClientGone."""
@@ -121,6 +133,7 @@ class CommandSession:
             stdout=wanted.stdout,
             stderr=wanted.stderr,
             outlives=True,
+            ready=self._all_channels,
         ) as command:
             self._exec = command
             exiting = self._node.supervisor.spawn("exec exit", command.wait())
@@ -144,8 +157,6 @@ class CommandSession:
                 room=lambda channel=channel: self._carrier.room(channel),  # type: ignore[misc]
                 frame=lambda data, channel=channel: self._carrier.frame(channel, data),  # type: ignore[misc]
             )
-        if self._size is not None:
-            command.resize(*self._size)
         self._open_entry(Inflow(command.entry, self._wire, write=lambda parts: os.writev(command.entry, parts)))
 
     def _open_entry(self, entry: Inflow) -> None:
@@ -153,9 +164,9 @@ class CommandSession:
         for data in self._early:
             entry.take(data)
         self._early.clear()
+        self._wire.release(self)
         if self._stdin_ended:
             entry.end(self._end_stdin)
-        self._wire.release(self)
 
     def _end_stdin(self) -> None:
         if self._exec is not None and self._exec.entry >= 0:
@@ -269,13 +280,20 @@ class CommandSession:
             elif channel == RESIZE and not dropped and len(piece):
                 self._take_sizes(bytes(piece))
             elif dropped and channel in self._flows:
-                self._flows[channel].stop()
+                self._drop_output(channel)
         for flow in self._flows.values():
             if flow.waits and not self._wire.blocked:
                 flow.resume()  # a window may have been opened
         if self._carrier.complete and not self._complete.done():
             self._complete.set_result(None)
         if self._carrier.left and self._finished:
+            self._lose()
+
+    def _drop_output(self, channel: int) -> None:
+        self._flows[channel].stop()
+        if self._exec is not None and not self._wanted.tty:
+            self._exec.break_output(channel)
+        elif self._wanted.tty:
             self._lose()
 
     def _say(self, replies: bytes) -> None:
@@ -286,13 +304,25 @@ class CommandSession:
         if self._stdin_ended:
             return
         if self._entry is None:
-            self._early.append(bytes(piece))
+            self._keep_early(bytes(piece))
         else:
             self._entry.take(piece)
         if ended:
             self._stdin_ended = True
             if self._entry is not None:
                 self._entry.end(self._end_stdin)
+
+    def _keep_early(self, data: bytes) -> None:
+        """Input that comes before the command is there; of much, the rest waits in the socket."""
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes <= EARLY_BYTES:
+            return
+        if self._complete.done():
+            self._wire.hold(self)
+        elif self._early_bytes > limits.STREAM_READ_BYTES + EARLY_BYTES:
+            log.info("%s: input of %d bytes before all streams are open", self._subject, self._early_bytes)
+            self._lose()
 
     def _take_sizes(self, data: bytes) -> None:
         try:
@@ -302,6 +332,8 @@ class CommandSession:
             return
         for size in sizes:
             self._size = size
+        if sizes and not self._sized.done():
+            self._sized.set_result(None)
         if sizes and self._exec is not None:
             self._exec.resize(*sizes[-1])
         elif sizes and self._attached is not None and self._wanted.tty:

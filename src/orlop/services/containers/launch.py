@@ -172,9 +172,15 @@ class ExecLaunch:
 
 
 def plan_exec(
-    node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool = False
+    node: Node,
+    row: ContainerRow,
+    cgroup: ExecCgroup,
+    command: tuple[str, ...],
+    *,
+    tty: bool = False,
+    gate: bool = False,
 ) -> ExecLaunch:
-    """Prepare one more process in a running container; the fds are the cgroup's."""
+    """Prepare one more process in a running container; the fds are the cgroup's. ``gate``: it waits there until it is started."""
     spec = load(bytes(row.spec))
     if spec.linux is None:
         raise Internal(f"container {row.id}: its stored runtime spec has no linux object")
@@ -192,7 +198,7 @@ def plan_exec(
         seccomp_filter=filter_bytes,
         seccomp_flags=filter_flags,
         clamp_limits=node.clamp_limits,
-        gate=False,
+        exec_gate=gate,
     )
     plan = compile_exec(build_exec_process(spec, command, tty=tty), spec, facts)
     available = _cgroup_fds(cgroup)

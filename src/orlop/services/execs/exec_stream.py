@@ -6,32 +6,38 @@ Test: tests/cri/test_cli.py, tests/cri/test_streaming.py.
 
 Output waits for the caller: nobody but the caller is kept waiting by a slow terminal. When the caller goes away without an end, everything in
 the command's cgroup is killed; or, with ``outlives``, the command sees what a command sees whose terminal or pipe is gone, and may go on.
-It goes on in any case when it is the daemon that dies.
+When it is the daemon that dies, a command that outlives it notices nothing: its monitor reads what it writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import struct
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from orlop.base import limits
-from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
+from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument, OrlopError
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import Exited, MonitorError
 from orlop.services.containers.commands import command_error
 from orlop.services.containers.launch import plan_exec
+from orlop.services.live import LivePod
 from orlop.services.node import Node
 from orlop.specs.pod import ContainerState
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 64 * limits.KIB
 DRAIN_SECONDS = 0.05
 """How long output that is already written may take to be read after the command has ended, when a child keeps the pipe open."""
 STDIN, STDOUT, STDERR = 0, 1, 2
+Size = tuple[int, int]
+"""Rows, columns."""
 END_OF_INPUT = b"\x04"
 """Ctrl-D: what ends input on a terminal."""
 
@@ -39,9 +45,10 @@ END_OF_INPUT = b"\x04"
 class ExecStream:
     """A running command; owns its pipes or its terminal."""
 
-    def __init__(self, subject: str, ended: asyncio.Future[Exited]) -> None:
+    def __init__(self, subject: str, ended: asyncio.Future[Exited], hang_up: Callable[[], None]) -> None:
         self._subject = subject
         self._ended = ended
+        self._hang_up = hang_up
         self._outputs: dict[int, int] = {}
         self._input = -1
         self._terminal = False
@@ -102,7 +109,7 @@ class ExecStream:
     async def wait(self) -> int:
         """Return the exit code: 128 and the signal's number for a command that a signal ended."""
         try:
-            exited = await self._ended
+            exited = await asyncio.shield(self._ended)  # who stops waiting does not end it for others
         except asyncio.CancelledError:
             if self._ended.cancelled():
                 raise Internal(f"{self._subject}: the pod's monitor ended") from None
@@ -143,6 +150,13 @@ class ExecStream:
         if self._terminal and self._input >= 0:
             fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def break_output(self, number: int) -> None:
+        """Nobody wants this output any more: who writes it learns so. Not for a terminal, whose output is its input."""
+        descriptor = self._outputs.pop(number, -1)
+        if descriptor >= 0:
+            os.close(descriptor)
+            self._hang_up()
+
     def close(self) -> None:
         for descriptor in {self._input, *self._outputs.values()} - {-1}:
             os.close(descriptor)
@@ -170,8 +184,12 @@ async def exec_stream(
     stdout: bool = True,
     stderr: bool = True,
     outlives: bool = False,
+    ready: Callable[[], Awaitable[Size | None]] | None = None,
 ) -> AsyncIterator[ExecStream]:
     """Run a command as long as the context lasts; what is not asked for of its streams is /dev/null.
+
+    ``ready`` is awaited while the command is prepared; only then it runs, in a terminal of the size that ``ready`` returns. What ``ready``
+    raises ends it before it has run.
 
     Raises NotFound, InvalidArgument (the command is empty, or can't be executed), FailedPrecondition (not running), Internal
     (another step failed: which).
@@ -186,11 +204,19 @@ async def exec_stream(
     cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
     ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
-    stream = ExecStream(f"container {row.id}: exec", ended)
+
+    async def gate() -> None:
+        if ready is not None and (size := await ready()) is not None and tty:
+            await pod.monitor.resize(exec_id, *size)
+
+    def hang_up() -> None:
+        node.supervisor.spawn("hang up", _hang_up(pod, exec_id))
+
+    stream = ExecStream(f"container {row.id}: exec", ended, hang_up)
     theirs: dict[int, int] = {}
-    started = False
+    started = stopping = False
     try:
-        launch = plan_exec(node, row, cgroup, command, tty=tty)
+        launch = plan_exec(node, row, cgroup, command, tty=tty, gate=ready is not None)
         entry, outputs = -1, {}
         if not tty:
             for number, wanted in ((STDOUT, stdout), (STDERR, stderr)):
@@ -212,6 +238,8 @@ async def exec_stream(
                 cgroup_fd=cgroup.kill_fd,
                 v2=cgroup.version == 2,
                 kill_on_disconnect=not outlives,
+                hold=outlives,
+                gate=gate if ready is not None else None,
             )
         except MonitorError as error:
             if (wrong := command_error(f"container {row.id}", error)) is not None:
@@ -224,10 +252,24 @@ async def exec_stream(
         if tty:
             stream.adopt(entry=running.master_fd, outputs={STDOUT: running.master_fd}, terminal=True)
         yield stream
+    except asyncio.CancelledError:
+        stopping = True  # it is the daemon that goes: for the command that is as if it had died
+        raise
     finally:
-        if not ended.done() and not (outlives and started):
-            node.cgroups.kill_all(cgroup.path)
+        if not ended.done():
+            if outlives and started and not stopping:
+                hang_up()
+            elif not (outlives and started):
+                node.cgroups.kill_all(cgroup.path)
         pod.exec_exits.pop(exec_id, None)
         stream.close()
         cgroup.close()
         node.cgroups.remove_exec(row.cgroup, exec_id)
+
+
+async def _hang_up(pod: LivePod, exec_id: str) -> None:
+    """Let the command know that its caller is gone."""
+    try:
+        await pod.monitor.hang_up(exec_id)
+    except OrlopError as error:  # it has ended meanwhile, or its monitor has
+        log.debug("exec %s: hang up: %s", exec_id, error)
