@@ -100,6 +100,12 @@ FORWARD_KEPT_BYTES: Final = 256 * KIB
 # OCI documents that describe a container.
 RUNTIME_SPEC_BYTES: Final = 8 * MIB
 SECCOMP_PROFILE_BYTES: Final = 1 * MIB
+CDI_SPEC_BYTES: Final = 1 * MIB
+CDI_SPEC_FILES: Final = 256
+CDI_DEVICES: Final = 4096
+"""Of one document."""
+CDI_DEVICES_ASKED: Final = 256
+"""By one container."""
 SECCOMP_PROFILES_CACHED: Final = 256
 
 # Plans and the monitor's socket.

@@ -19,6 +19,7 @@ from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_networ
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.kernelnames import CAPABILITIES
+from orlop.services.containers.cdi import CdiCatalog
 from orlop.services.containers.devices import host_devices
 from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
@@ -85,6 +86,7 @@ def wire(
         host=describe_host(probe, cgroup_v2=cgroups.version == 2),
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
         clamp_limits=not probe.has("sys_resource"),
+        cdi=CdiCatalog((options or Options()).cdi_dirs),
         options=options or Options(),
         handlers=("", "orlop", *handlers),
         supervisor=supervisor,

@@ -14,6 +14,7 @@ from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
+from orlop.services.containers.cdi import CdiCatalog
 from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
@@ -51,6 +52,8 @@ class Node:
     """cgroup v1: (name, mount point) of each hierarchy that a container may see; empty on v2."""
     clamp_limits: bool
     """Nobody here may raise limits (no CAP_SYS_RESOURCE): take what is allowed instead of failing."""
+    cdi: CdiCatalog
+    """Descriptions of devices by their vendors."""
     options: Options
     """What the administrator decided for all pods."""
     handlers: tuple[str, ...]

@@ -55,6 +55,11 @@ def host_devices() -> tuple[Node, ...]:
     return tuple(node for node in _walk("/dev", skip=True) if node.path not in _SKIPPED_NODES)
 
 
+def describe_device(path: str) -> Node | None:
+    """Return the host's node at a path, links followed; None when it is none or not there."""
+    return _node(os.path.realpath(path))
+
+
 def _walk(directory: str, *, skip: bool) -> Iterator[Node]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)

@@ -31,6 +31,7 @@ from orlop.oci.compile import (
 )
 from orlop.oci.ops import Fd, Plan
 from orlop.security.profiles import compile_profile, profile_of
+from orlop.services.containers.cdi import asked_devices, edit_spec
 from orlop.services.containers.devices import device_nodes
 from orlop.services.containers.idmaps import open_idmaps
 from orlop.services.containers.imagevolumes import ImageVolume, open_image_volume
@@ -39,7 +40,7 @@ from orlop.services.containers.spec_inputs import ImageDefaults, PodFiles
 from orlop.services.containers.spec_mounts import SHM_FD
 from orlop.services.containers.spec_process import build_exec_process
 from orlop.services.containers.spec_security import choose_seccomp
-from orlop.services.containers.user import ResolvedUser, resolve_user
+from orlop.services.containers.user import resolve_user
 from orlop.services.images.record import ImageRecord
 from orlop.services.live import LivePod
 from orlop.services.node import Node
@@ -123,6 +124,9 @@ def plan_container(
         profile=profile,
         ulimits=ulimits_of(config, sandbox.config, node.options),
     )
+    if names := asked_devices(config):
+        edited = edit_spec(built.spec, node.cdi, names, f"container {config.metadata.name}")
+        built = msgspec.structs.replace(built, spec=edited)
     for directory in built.host_directories:
         if not os.path.exists(directory):  # a source may as well be a file, a socket or a device
             os.makedirs(directory, 0o755, exist_ok=True)
@@ -154,7 +158,7 @@ def plan_container(
             fds=tuple(available[label] for label in plan.fds),
             cgroup=cgroup,
             kill_by_cgroup=config.security.namespaces.pid is not NamespaceMode.CONTAINER,
-            user=_reported(user),
+            user=_reported(built.spec),
             stop_signal=built.stop_signal,
             log_rate=log_rate,
             spec_json=dump(built.spec),
@@ -217,8 +221,12 @@ def _target_pid(node: Node, row: ContainerRow) -> int:
     return node.pods.container(target).pid if target else 0
 
 
-def _reported(user: ResolvedUser) -> ContainerUser:
-    return ContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=user.groups)
+def _reported(spec: RuntimeSpec) -> ContainerUser:
+    """The user of the first process as it is launched, with the groups that its devices gave it."""
+    if spec.process is None:
+        raise Internal("config.json: process: missing")
+    user = spec.process.user
+    return ContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=user.additional_gids)
 
 
 def _whereabouts(spec: RuntimeSpec, row: ContainerRow) -> dict[str, Whereabouts]:
