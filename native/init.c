@@ -265,6 +265,7 @@ static void __attribute__((noreturn)) child(struct setup *s, const struct spawn 
         name_op(s->error, spawn->join_mnt.index, spawn->join_mnt.kind->name);
         give_up(s);
     }
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* where fs.suid_dumpable is 1, other credentials have made it dumpable again; so have those of the user below */
 
     if (exec_prepare(s, &spawn->exec)) {
         name_op(s->error, spawn->exec.index, spawn->exec.kind->name);
@@ -284,6 +285,7 @@ static void __attribute__((noreturn)) child(struct setup *s, const struct spawn 
                 give_up(s);
             if (!s->umask_done)
                 umask(022);
+            prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
             prepared = 1;
         }
         if (op.kind->code == OP_GATE) {

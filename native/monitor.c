@@ -161,6 +161,7 @@ static void become_monitor(void) {
     umask(0);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_DUMPABLE, 0);
+    prctl(PR_SET_NAME, "orlop-monitor"); /* the kernel has named us after the fd of the sealed copy (monitor/program.py) */
     own_oom_score();
 }
 

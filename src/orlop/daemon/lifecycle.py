@@ -123,6 +123,7 @@ async def run(config: Config) -> None:
     node.cgroups.close()
     await close_image_parts(node.images)
     node.pods.close()
+    node.monitor_program.close()
     del locks
 
 

@@ -13,6 +13,7 @@ from orlop.base.supervise import Supervisor
 from orlop.kernel.cgroupfs import discover_mounted
 from orlop.kernel.probe import Probe
 from orlop.metadata.pods import PodStore
+from orlop.monitor.program import seal_monitor
 from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
 from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
@@ -60,14 +61,15 @@ def wire(
     snapshots = OverlaySnapshots(root, images.trash)
     probe = Probe(scratch=str(root.root))
     cgroups = detect(cgroup_driver, owner=str(state.state), default_parent=cgroup_parent)
+    program = seal_monitor(monitor_binary())
     return Node(
         root=root,
         state=state,
-        monitor_binary=monitor_binary(),
+        monitor_program=program,
         pods=pods,
         views=Views(pods),
         live=LivePods(),
-        idmaps=IdMapNamespaces(monitor_binary()),
+        idmaps=IdMapNamespaces(program.path),
         events=EventHub(),
         snapshots=snapshots,
         layer_usages=LayerUsages(snapshots.count, root.containers),

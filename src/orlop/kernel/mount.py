@@ -51,6 +51,7 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
@@ -129,6 +130,11 @@ def fsconfig_set_fd(fd: int, key: str, value: int) -> None:
 def fsconfig_create(fd: int) -> None:
     """Make the superblock from what was set."""
     _fsconfig(fd, FSCONFIG_CMD_CREATE, None, None, 0)
+
+
+def fsconfig_reconfigure(fd: int) -> None:
+    """Apply what was set since to the superblock, after fsmount."""
+    _fsconfig(fd, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
 
 
 def _fsconfig(fd: int, command: int, key: str | None, value: bytes | None, aux: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from orlop.base.ids import ContainerId, SandboxId
 from orlop.base.keylock import Joiner, KeyLock
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.base.supervise import Supervisor
 from orlop.metadata.pods import PodStore
+from orlop.monitor.program import MonitorProgram
 from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.attachment import Network
 from orlop.oci.cgroups.driver import CgroupDriver
@@ -32,7 +32,7 @@ class Node:
 
     root: RootPaths
     state: StatePaths
-    monitor_binary: Path
+    monitor_program: MonitorProgram
     pods: PodStore
     views: Views
     live: LivePods

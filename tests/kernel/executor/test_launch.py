@@ -132,7 +132,8 @@ def test_parked_child_holds_no_fd_but_its_own_and_ends_with_its_monitor(box: Box
     assert done.si_pid == pid
 
 
-def test_set_up_cannot_be_inspected_by_others(box: Box) -> None:
+@pytest.mark.parametrize("link", ["root", "exe", "cwd", "fd/0"])
+def test_set_up_cannot_be_inspected_by_others(box: Box, link: str) -> None:
     """CVE-2016-9962: until exec the process is not dumpable, so its /proc entries need CAP_SYS_PTRACE over the host."""
     command = box.command(standard("exit", "0"), options=("--hold",))
     with subprocess.Popen(
@@ -140,7 +141,7 @@ def test_set_up_cannot_be_inspected_by_others(box: Box) -> None:
     ) as run:
         assert run.stderr and run.stdin
         pid = int(run.stderr.readline().split("pid=")[1])
-        look = f"import os; os.readlink('/proc/{pid}/root')"
+        look = f"import os; os.readlink('/proc/{pid}/{link}')"
         drop = subprocess.run(
             ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", "python3", "-c", look],
             capture_output=True,

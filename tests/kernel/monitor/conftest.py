@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.monitor.harness import Cgroups, PodUnderTest
+from tests.kernel.monitor.harness import Cgroups, PodUnderTest, binary
 
 
 def open_fds() -> dict[str, str]:
@@ -34,6 +34,7 @@ def mounts(base: Path) -> list[str]:
 @pytest.fixture
 async def pod(tmp_path: Path, cgroups: Callable[..., Cgroups]) -> AsyncIterator[PodUnderTest]:
     """The monitor's pod; ended before the cgroups that its containers were in are removed."""
+    binary()  # its copy stays open: it is no leak of the first test
     before, fds = children(), open_fds()
     pod = PodUnderTest(base=tmp_path)
     await pod.spawn()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orlop.monitor.client import Created, Event, Exited, MonitorClient, Oom
 from orlop.monitor.exit_record import ExitRecord, load_exit_record
+from orlop.monitor.program import MonitorProgram, seal_monitor
 from orlop.monitor.spawn import connect_monitor, spawn_monitor
 from orlop.oci import kernelnames as k
 from orlop.oci import ops
@@ -30,7 +31,18 @@ SECONDS = 20.0
 
 
 @cache
+def program() -> MonitorProgram:
+    """The sealed copy that a daemon would start; it lives as long as this process."""
+    return seal_monitor(built())
+
+
 def binary() -> Path:
+    """What tests start: the sealed copy; of a sanitizer's build the file itself, which reports can name lines of."""
+    return built() if VARIANT == "asan" else program().path
+
+
+@cache
+def built() -> Path:
     target = f"../build/native/{VARIANT}/orlop-monitor"
     subprocess.run(["make", "-s", "-C", ROOT / "native", f"VARIANT={VARIANT}", target], check=True)
     return (ROOT / "native" / target).resolve()

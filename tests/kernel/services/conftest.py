@@ -36,6 +36,7 @@ async def close_node(node: Node) -> None:
     await node.supervisor.close()
     await close_image_parts(node.images)
     node.pods.close()
+    node.monitor_program.close()
     node.cgroups.close()
     node.idmaps.close()
 

@@ -113,7 +113,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         stages.mark("row")
 
         undo.push("monitor", lambda: _end_monitor(node, row.id))
-        client = await spawn_monitor(row.id, pod_dir, node.monitor_binary)
+        client = await spawn_monitor(row.id, pod_dir, node.monitor_program.path)
         pod = LivePod(id=row.id, monitor=client)
         node.live.add(pod)
         watch_monitor(node, pod)
