@@ -70,7 +70,7 @@ def test_recursive_read_only_reaches_the_mounts_below(pod, tree):
 def test_recursive_read_only_is_refused_where_it_would_not_hold(pod, tmp_path, fields, words):
     wanted = {"container_path": "/v", "host_path": str(tmp_path), "readonly": True, **fields}
     said = refusal(pod, cri.Mount(recursive_read_only=True, **wanted))
-    assert said == f"config.mounts[0].recursive_read_only: {words}"
+    assert said == f"container refused: config.mounts[0].recursive_read_only: {words}"
 
 
 def test_mount_options_hold_in_the_whole_volume(pod, tree):
@@ -86,7 +86,7 @@ def test_mount_options_hold_in_the_whole_volume(pod, tree):
         assert set(options) <= set(line.split()[5].split(","))
     assert list(pod.container_status(strict).mounts[0].mount_options) == options
     said = refusal(pod, cri.Mount(container_path="/v", host_path=str(tree), mount_options=["noexec", "exec"]))
-    assert said == "config.mounts[0].mount_options[1]: 'exec' is not noexec, nodev or nosuid"
+    assert said == "container refused: config.mounts[0].mount_options[1]: 'exec' is not noexec, nodev or nosuid"
 
 
 def test_an_id_mapped_volume_shows_other_owners_and_writes_through(pod, tmp_path):
@@ -162,7 +162,7 @@ def test_a_part_of_an_image(pod, client):
         (
             image_mount(readonly=False),
             InvalidArgument,
-            "config.mounts[0].readonly: must be true: an image volume can't be written",
+            "container refused: config.mounts[0].readonly: must be true: an image volume can't be written",
         ),
         (
             image_mount("no/such"),

@@ -21,6 +21,8 @@ id first, no period: ``container 4f2a: cannot mount /data: permission denied``. 
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
 
 class OrlopError(Exception):
     """Base of all errors that may reach a user. ``code`` is the name of a gRPC status code."""
@@ -87,3 +89,31 @@ class Unimplemented(OrlopError):
 
 class Internal(OrlopError):
     code = "INTERNAL"
+
+
+class named(AbstractContextManager[None], AbstractAsyncContextManager[None]):
+    """Lets every OrlopError that leaves the body begin with the object as its caller knows it.
+
+    A part knows fields, ids or sockets; only the use case knows that this is ``container web``. What stands in ``instead_of`` at the
+    beginning is replaced: an id that the caller has never been told.
+    """
+
+    def __init__(self, subject: str, *instead_of: str) -> None:
+        self.subject = subject
+        self.instead_of = instead_of
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OrlopError):
+            return
+        text = str(error)
+        for other in self.instead_of:
+            text = text.removeprefix(f"{other}: ")
+        if not text.startswith(f"{self.subject}: "):
+            text = f"{self.subject}: {text}"
+        error.args = (text,)
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.__exit__(kind, error, trace)

@@ -26,6 +26,8 @@ CHANNEL_OPTIONS = (
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.default_authority", "localhost"),
 )
+NOT_CONNECTED = ("failed to connect to all addresses", "connections to all backends failing")
+"""How gRPC begins when nobody listens; a daemon that can't connect to a registry is UNAVAILABLE as well."""
 ERRORS_BY_CODE = {cls.code: cls for cls in errors.OrlopError.__subclasses__()}
 
 
@@ -105,7 +107,7 @@ def in_words(error: grpc.RpcError, address: str) -> errors.OrlopError:
     """Return the error of base.errors that the daemon raised, or one that says that no daemon answers."""
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and "connect" in details:
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(NOT_CONNECTED):
         # What gRPC says is long and repeats itself; only the reason at its end is news.
         reason = "you may not use its socket" if "denied" in details else "is it running?"
         return errors.Unavailable(f"no orlopd answers at {address}: {reason}")

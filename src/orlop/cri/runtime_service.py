@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from orlop import __version__
-from orlop.base.errors import InvalidArgument
+from orlop.base.errors import InvalidArgument, named
 from orlop.cri import convert
 from orlop.cri.runtime_lists import RuntimeLists
 from orlop.cri.runtime_streams import RuntimeStreams, StreamUrls
@@ -115,7 +115,9 @@ class RuntimeService(RuntimeLists, RuntimeStreams):
     # Sandboxes
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
-        config = convert.sandbox_config_in(_given(request, "config"))
+        given = _given(request, "config")
+        with named(f"sandbox {given.metadata.name or '?'}"):
+            config = convert.sandbox_config_in(given)
         made = await run.run_sandbox(self._node, config, request.runtime_handler)
         return pb.RunPodSandboxResponse(pod_sandbox_id=made)
 
@@ -152,7 +154,9 @@ class RuntimeService(RuntimeLists, RuntimeStreams):
     # Containers
 
     async def CreateContainer(self, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
-        config = convert.container_config_in(_given(request, "config"))
+        given = _given(request, "config")
+        with named(f"container {given.metadata.name or '?'}"):
+            config = convert.container_config_in(given)
         # The sandbox's config stands here again for runtimes that did not keep it; it can't change, and ours is kept.
         sandbox = (
             convert.sandbox_config_in(request.sandbox_config, "sandbox_config")

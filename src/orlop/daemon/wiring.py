@@ -19,6 +19,7 @@ from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
 from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
+from orlop.oci.cgroups.stats import hugepage_sizes
 from orlop.oci.kernelnames import CAPABILITIES
 from orlop.services.containers.cdi import CdiCatalog
 from orlop.services.containers.devices import host_devices
@@ -108,6 +109,7 @@ def describe_host(probe: Probe, *, cgroup_v2: bool) -> Host:
         recursive_readonly=probe.has("recursive_read_only"),
         idmapped_mounts=probe.has("idmapped_mounts"),
         devices=host_devices(),
+        hugepage_sizes=hugepage_sizes(),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import random
 import socket
 import ssl
@@ -436,7 +437,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+        # asyncio's own text of a refused connection repeats the address; the number says it shorter.
+        below = error.os_error
+        number = 0 if isinstance(below, ssl.SSLError) else below.errno or 0
+        return f"cannot connect: {os.strerror(number).lower() if number > 0 else below.strerror or below}"
     return f"connection broke: {error or type(error).__name__}"
 
 

@@ -15,7 +15,7 @@ import time
 import msgspec
 
 from orlop.base import faults, limits
-from orlop.base.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.base.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, named
 from orlop.base.ids import ContainerId, new_container_id
 from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
@@ -29,6 +29,7 @@ from orlop.services.images.status import image_status
 from orlop.services.live import LivePod
 from orlop.services.monitors import publish
 from orlop.services.node import Node
+from orlop.services.refusals import refusing
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
 
 ROW, SNAPSHOT, CGROUP, LAUNCH, CREATED = (
@@ -61,7 +62,8 @@ async def create_container(
     name = container_name(sandbox, config)
     if (made := node.creating_containers.claim(name)) is not None:
         return made
-    return await node.creating_containers.run(name, lambda: _create(node, name, sandbox, config))
+    with named(f"container {config.metadata.name}"):
+        return await node.creating_containers.run(name, lambda: _create(node, name, sandbox, config))
 
 
 async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerConfig) -> ContainerId:
@@ -91,7 +93,11 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         log_path=log_path,
         resources=config.resources,
     )
-    async with Rollback(f"container {row.id}") as undo:
+    async with (
+        Rollback(f"container {row.id}") as undo,
+        named(subject, f"container {row.id}", pod.monitor.subject),
+        refusing(subject),
+    ):
         undo.push("row", lambda: _drop_row(node, row))
         node.pods.add_container(row)
         faults.reach(ROW)
@@ -179,7 +185,8 @@ def _refuse_target_outside(node: Node, sandbox: SandboxRow, config: ContainerCon
     options = config.security.namespaces
     if options.pid is not NamespaceMode.TARGET:
         return
-    target = node.pods.container(options.target_id)
+    with named(f"{subject}: namespace_options.target_id"):
+        target = node.pods.container(options.target_id)
     if target.sandbox_id != sandbox.id:
         raise InvalidArgument(
             f"{subject}: namespace_options.target_id {options.target_id} is not in sandbox {sandbox.id}"

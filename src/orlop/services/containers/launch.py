@@ -8,13 +8,13 @@ Owns the order and the fds until the monitor has them; decides nothing that spec
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
 import msgspec
 
-from orlop.base.errors import Internal
+from orlop.base.errors import Internal, InvalidArgument
 from orlop.kernel.openat2 import open_in_root
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.oci.cgroups.handles import ContainerCgroup, ExecCgroup
@@ -127,9 +127,7 @@ def plan_container(
     if names := asked_devices(config):
         edited = edit_spec(built.spec, node.cdi, names, f"container {config.metadata.name}")
         built = msgspec.structs.replace(built, spec=edited)
-    for directory in built.host_directories:
-        if not os.path.exists(directory):  # a source may as well be a file, a socket or a device
-            os.makedirs(directory, 0o755, exist_ok=True)
+    _make_host_directories(built.host_directories)
     mounts = _open_mounts(node, config, volumes, fds)
     resources = built.spec.linux.resources if built.spec.linux is not None else None
     if resources is None:
@@ -167,6 +165,19 @@ def plan_container(
         cgroup.close()
         node.cgroups.remove_container(cgroup.path)
         raise
+
+
+def _make_host_directories(directories: Iterable[str]) -> None:
+    """Make the sources of volumes that are not there, as docker and kubelet expect; one may as well be a file, a socket or a device."""
+    for directory in directories:
+        if os.path.exists(directory):
+            continue
+        try:
+            os.makedirs(directory, 0o755, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(
+                f"mounts: host_path {directory}: is not there and cannot be made: {error.strerror}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

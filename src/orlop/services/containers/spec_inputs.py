@@ -45,6 +45,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the loaded default profile; empty: none is loaded, RuntimeDefault confines nothing."""
     selinux: bool = False
     hugetlb: bool = True
+    hugepage_sizes: tuple[str, ...] | None = None
+    """The page sizes that this kernel has, as cgroups write them (``2MB``); None: not known, the cgroup decides."""
     swap: bool = True
     recursive_readonly: bool = True
     idmapped_mounts: bool = True

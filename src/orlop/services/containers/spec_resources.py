@@ -57,6 +57,13 @@ def build_resources(
 ) -> oci.Resources:
     if wanted.unified and not host.cgroup_v2:
         raise InvalidArgument(f"{subject}: resources.unified: this host has cgroup v1")
+    for limit in wanted.hugepage_limits:
+        # kubelet names sizes that it has seen; a limit of 0 on one that is not there is kept by itself.
+        if limit.limit and host.hugepage_sizes is not None and limit.page_size not in host.hugepage_sizes:
+            have = ", ".join(host.hugepage_sizes) or "none"
+            raise InvalidArgument(
+                f"{subject}: resources.hugepage_limits: this kernel has no pages of {limit.page_size!r} (it has {have})"
+            )
     return oci.Resources(
         devices=rules,
         cpu=oci_cpu(wanted),

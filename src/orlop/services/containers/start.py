@@ -10,9 +10,9 @@ from orlop.base import faults
 from orlop.base.errors import FailedPrecondition
 from orlop.base.stages import Stages
 from orlop.monitor.client import MonitorError
-from orlop.services.containers.commands import NOT_STARTED, command_error
 from orlop.services.monitors import publish, take_exit
 from orlop.services.node import Node
+from orlop.services.refusals import NOT_STARTED, refusal
 from orlop.specs.pod import ContainerState, EventType
 
 GATE, STARTED = "container.start.gate", "container.start.started"
@@ -39,7 +39,7 @@ async def start_container(node: Node, container_id: str) -> None:
         try:
             started_ns = await pod.monitor.start(row.id)
         except MonitorError as error:
-            wrong = command_error(f"container {row.id}", error)
+            wrong = refusal(f"container {row.id}", error)
             row = msgspec.structs.replace(
                 node.pods.container(row.id),
                 started_at=time.time_ns(),

@@ -24,10 +24,10 @@ from orlop.base import limits
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument, OrlopError
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import Exited, MonitorError
-from orlop.services.containers.commands import command_error
 from orlop.services.containers.launch import plan_exec
 from orlop.services.live import LivePod
 from orlop.services.node import Node
+from orlop.services.refusals import refusal
 from orlop.specs.pod import ContainerState
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ async def exec_stream(
                 gate=gate if ready is not None else None,
             )
         except MonitorError as error:
-            if (wrong := command_error(f"container {row.id}", error)) is not None:
+            if (wrong := refusal(f"container {row.id}", error)) is not None:
                 raise wrong from error
             raise
         finally:

@@ -17,9 +17,9 @@ from orlop.base import limits
 from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import MonitorError
-from orlop.services.containers.commands import command_error
 from orlop.services.containers.launch import plan_exec
 from orlop.services.node import Node
+from orlop.services.refusals import refusal
 from orlop.specs.pod import ContainerState
 
 READ_BYTES = 64 * limits.KIB
@@ -102,7 +102,7 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                 kill_on_disconnect=True,
             )
         except MonitorError as error:
-            if (wrong := command_error(f"container {row.id}", error)) is not None:
+            if (wrong := refusal(f"container {row.id}", error)) is not None:
                 raise wrong from error
             raise
         finally:

@@ -15,7 +15,7 @@ import time
 import msgspec
 
 from orlop.base import faults
-from orlop.base.errors import AlreadyExists, InvalidArgument
+from orlop.base.errors import AlreadyExists, InvalidArgument, named
 from orlop.base.ids import SandboxId, new_sandbox_id
 from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
@@ -27,6 +27,7 @@ from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
 from orlop.services.monitors import end_monitor, publish_sandbox, watch_monitor
 from orlop.services.node import Node
+from orlop.services.refusals import refusing
 from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
 from orlop.specs.pod import EventType, NamespaceMode, SandboxConfig
@@ -79,9 +80,20 @@ def _refuse_impossible(config: SandboxConfig) -> None:
         raise InvalidArgument(
             f"{subject}: namespace_options.userns_options: user namespaces are not supported by this node"
         )
+    if config.log_directory and not config.log_directory.startswith("/"):
+        raise InvalidArgument(f"{subject}: log_directory {config.log_directory!r} is not an absolute path")
     host_network = namespaces.network is NamespaceMode.NODE
     if host_network and any(key.startswith("net.") or key.startswith("net/") for key in config.sysctls):
         raise InvalidArgument(f"{subject}: sysctls: net.* would change the host's network, the pod uses it")
+
+
+def _make_log_directory(path: str) -> None:
+    if not path:
+        return
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(f"log_directory {path}: cannot be made: {error.strerror}") from error
 
 
 async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> SandboxId:
@@ -98,7 +110,12 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         created_at=time.time_ns(),
         host_network=host_network,
     )
-    async with Rollback(f"sandbox {row.id}") as undo:
+    subject = f"sandbox {config.metadata.name}"
+    async with (
+        Rollback(f"sandbox {row.id}") as undo,
+        named(subject, f"sandbox {row.id}", f"sandbox {row.id[:12]}"),
+        refusing(subject),
+    ):
         undo.push("row", lambda: node.pods.remove_sandbox(row.id))
         parent = node.cgroups.parent_path(config.cgroup_parent, row.id)
         node.pods.add_sandbox(row)
@@ -107,8 +124,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         pod_dir = node.state.pod(row.id)
         undo.push("directory", lambda: shutil.rmtree(pod_dir, ignore_errors=True))
         os.mkdir(pod_dir, 0o700)
-        if config.log_directory:
-            os.makedirs(config.log_directory, 0o755, exist_ok=True)
+        _make_log_directory(config.log_directory)
         faults.reach(DIRECTORY)
         stages.mark("row")
 
