@@ -253,7 +253,8 @@ def _opened(v1: V1Driver, path: str):  # type: ignore[no-untyped-def]
     ],
 )
 def test_impossible_limits_leave_nothing(v1: V1Driver, resources: LinuxResources, reason: str) -> None:
-    with pytest.raises(InvalidArgument, match=f"container {ID}: {reason}"):
+    error = FailedPrecondition if resources.unified else InvalidArgument
+    with pytest.raises(error, match=f"container {ID}: {reason}"):
         v1.create_container(DEFAULT, ID, resources)
     assert not files(f"{DEFAULT}/{ID}", "memory").exists()
     assert not files(f"{DEFAULT}/{ID}").exists()

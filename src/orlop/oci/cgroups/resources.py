@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orlop.base.errors import InvalidArgument
+from orlop.base.errors import FailedPrecondition, InvalidArgument
 from orlop.kernel.bpf import ACC_MKNOD, ACC_READ, ACC_WRITE, DEV_BLOCK, DEV_CHAR, DeviceMatch
 from orlop.specs import pod, runtime
 from orlop.specs.runtime import DeviceCgroup
@@ -170,7 +170,9 @@ def v1_writes(resources: runtime.Resources, facts: HostFacts) -> tuple[Write, ..
     """Return the writes for v1 hierarchies in the order for a new cgroup, whose limits are all open."""
     _check(resources)
     if resources.unified:
-        raise InvalidArgument(f"unified {next(iter(resources.unified))}: needs cgroup v2, this host has v1 hierarchies")
+        raise FailedPrecondition(
+            f"unified {next(iter(resources.unified))}: needs cgroup v2, this host has v1 hierarchies"
+        )
     writes: list[Write] = []
 
     def add(controller: str, file: str, value: object) -> None:
@@ -194,7 +196,7 @@ def v1_writes(resources: runtime.Resources, facts: HostFacts) -> tuple[Write, ..
         if facts.swap:
             add("memory", "memsw.limit_in_bytes", memory.swap or (-1 if memory.limit == -1 else None))
         elif memory.swap not in (None, 0, -1, memory.limit):
-            raise InvalidArgument(f"memory swap limit {memory.swap}: the kernel does not account swap")
+            raise FailedPrecondition(f"memory swap limit {memory.swap}: the kernel does not account swap")
         add("memory", "soft_limit_in_bytes", memory.reservation or None)
         add("memory", "kmem.tcp.limit_in_bytes", memory.kernel_tcp or None)
         add("memory", "swappiness", memory.swappiness)
@@ -275,7 +277,7 @@ def v2_writes(resources: runtime.Resources, facts: HostFacts, *, cpu_max: str = 
         if facts.swap:
             add("memory", "swap.max", swap_text)
         elif swap_text not in ("", "0", "max"):
-            raise InvalidArgument(f"memory swap limit {swap}: the kernel does not account swap")
+            raise FailedPrecondition(f"memory swap limit {swap}: the kernel does not account swap")
         add("memory", "max", "" if limit == 0 else "max" if limit < 0 else limit)
         reservation = memory.reservation or 0
         add("memory", "low", "" if reservation == 0 else "max" if reservation < 0 else reservation)

@@ -124,8 +124,8 @@ class V1Driver:
         try:
             writes = self._usable(v1_writes(wanted, self._facts_of(parent)))
             device_lines = self._device_lines(tuple(devices))
-        except InvalidArgument as error:
-            raise InvalidArgument(f"container {container_id}: {error}") from error
+        except (InvalidArgument, FailedPrecondition) as error:
+            raise type(error)(f"container {container_id}: {error}") from error
         try:
             self._make(path)
             self._marked_in.mark(path, self._tree.owner)

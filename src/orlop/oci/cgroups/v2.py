@@ -116,8 +116,8 @@ class V2Driver:
         self._tree.guard(path)
         try:
             program = self._program(tuple(devices))
-        except InvalidArgument as error:
-            raise InvalidArgument(f"container {container_id}: {error}") from error
+        except (InvalidArgument, FailedPrecondition) as error:
+            raise type(error)(f"container {container_id}: {error}") from error
         try:
             self._mkdir(path)
             self._cgroup.mark(path, self._tree.owner)

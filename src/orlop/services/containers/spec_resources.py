@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orlop.base.errors import InvalidArgument
+from orlop.base.errors import FailedPrecondition, InvalidArgument
 from orlop.services.containers.spec_inputs import Host
 from orlop.specs import pod
 from orlop.specs import runtime as oci
@@ -56,7 +56,7 @@ def build_resources(
     wanted: pod.LinuxResources, host: Host, rules: tuple[oci.DeviceCgroup, ...], subject: str
 ) -> oci.Resources:
     if wanted.unified and not host.cgroup_v2:
-        raise InvalidArgument(f"{subject}: resources.unified: this host has cgroup v1")
+        raise FailedPrecondition(f"{subject}: resources.unified: this host has cgroup v1")
     for limit in wanted.hugepage_limits:
         # kubelet names sizes that it has seen; a limit of 0 on one that is not there is kept by itself.
         if limit.limit and host.hugepage_sizes is not None and limit.page_size not in host.hugepage_sizes:

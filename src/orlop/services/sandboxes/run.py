@@ -8,6 +8,7 @@ Test: tests/kernel/services/test_sandboxes.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ from orlop.base.ids import SandboxId, new_sandbox_id
 from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
 from orlop.metadata.pods import SandboxRow
+from orlop.monitor.client import MonitorClient, MonitorError, PodNamespaces
 from orlop.monitor.spawn import spawn_monitor
 from orlop.network.attachment import decode_attachment, request_from_config
 from orlop.oci.codec import encode
@@ -83,8 +85,19 @@ def _refuse_impossible(config: SandboxConfig) -> None:
     if config.log_directory and not config.log_directory.startswith("/"):
         raise InvalidArgument(f"{subject}: log_directory {config.log_directory!r} is not an absolute path")
     host_network = namespaces.network is NamespaceMode.NODE
-    if host_network and any(key.startswith("net.") or key.startswith("net/") for key in config.sysctls):
-        raise InvalidArgument(f"{subject}: sysctls: net.* would change the host's network, the pod uses it")
+    for key in config.sysctls if host_network else ():
+        if key.startswith(("net.", "net/")):
+            raise InvalidArgument(f"{subject}: sysctls[{key}]: would change the host's network, which the pod uses")
+
+
+async def _make_pod(client: MonitorClient, plan: bytes, config: SandboxConfig) -> PodNamespaces:
+    """Let the monitor make the namespaces; a sysctl that the kernel does not take is the caller's mistake, not ours."""
+    try:
+        return await client.pod(plan)
+    except MonitorError as error:
+        if error.op != "pod_sysctl" or error.errno not in (errno.EINVAL, errno.ENOENT, errno.ERANGE):
+            raise
+        raise InvalidArgument(f"sandbox {config.metadata.name}: sysctls: {error.reason}") from error
 
 
 def _make_log_directory(path: str) -> None:
@@ -146,7 +159,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
             hostname="" if host_network else config.hostname,
             sysctls=config.sysctls if host_network else {**node.network.pod_sysctls(), **config.sysctls},
         )
-        namespaces = await client.pod(encode(plan))
+        namespaces = await _make_pod(client, encode(plan), config)
         pod.netns_fd, pod.netlink = namespaces.netns_fd, namespaces.netlink
         pod.init_pid = namespaces.init_pid
         if options.ipc is not NamespaceMode.NODE:

@@ -25,6 +25,7 @@ async def sandbox_status(node: Node, sandbox_id: str, *, verbose: bool = False) 
             "netns": "" if row.host_network else f"/proc/{row.monitor_pid}/ns/net",
             "cgroupParent": row.cgroup_parent,
             "runtimeHandler": row.handler,
+            "config": row.config,
             "network": row.network,
             "timingsMs": row.timings,
         },

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.base.errors import InvalidArgument
+from orlop.base.errors import FailedPrecondition, InvalidArgument
 from orlop.kernel.bpf import ACC_MKNOD, ACC_READ, ACC_WRITE, DEV_BLOCK, DEV_CHAR, DeviceMatch
 from orlop.oci.cgroups.resources import (
     ALLOW_ALL,
@@ -143,7 +143,7 @@ def test_without_swap_accounting() -> None:
     assert texts(v2_writes(from_cri(LinuxResources(memory_limit=GIB)), v2)) == [f"memory.max {GIB}"]
     wants = from_cri(LinuxResources(memory_limit=GIB, memory_swap_limit=2 * GIB))
     for write in (lambda: v1_writes(wants, v1), lambda: v2_writes(wants, v2)):
-        with pytest.raises(InvalidArgument, match="does not account swap"):
+        with pytest.raises(FailedPrecondition, match="does not account swap"):
             write()
 
 
@@ -216,7 +216,7 @@ def test_impossible_resources(resources: LinuxResources, reason: str) -> None:
 
 
 def test_unified_needs_v2() -> None:
-    with pytest.raises(InvalidArgument, match="needs cgroup v2"):
+    with pytest.raises(FailedPrecondition, match="needs cgroup v2"):
         v1_writes(from_cri(LinuxResources(unified={"memory.high": "1"})), V1)
 
 

@@ -556,7 +556,7 @@ def test_resources() -> None:
     poor = linux(config(resources=wanted), host=msgspec.structs.replace(HOST, swap=False, hugetlb=False)).resources
     assert poor is not None
     assert (poor.memory, poor.hugepage_limits) == (oci.Memory(limit=1 << 20), ())
-    with pytest.raises(InvalidArgument, match="unified: this host has cgroup v1"):
+    with pytest.raises(FailedPrecondition, match="unified: this host has cgroup v1"):
         build(config(resources=wanted), host=msgspec.structs.replace(HOST, cgroup_v2=False))
     nothing = linux(config()).resources
     assert nothing is not None
