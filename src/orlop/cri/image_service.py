@@ -14,13 +14,13 @@ from orlop.cri import convert
 from orlop.cri.entries import Entries, batches
 from orlop.cri.listener import Service
 from orlop.registry.credentials import Credentials
-from orlop.services.images.fs_info import image_fs_info
+from orlop.services.filesystems import filesystems
 from orlop.services.images.list import list_images
-from orlop.services.images.parts import ImageParts
 from orlop.services.images.pull import pull_image
 from orlop.services.images.record import ImageRecord
 from orlop.services.images.remove import remove_image
-from orlop.services.images.status import image_status
+from orlop.services.images.status import image_info, image_status
+from orlop.services.node import Node
 from orlop.specs.cri_gen import api_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,9 @@ class ImageService(Service):
     changing = frozenset({"RemoveImage"})
     loud = frozenset({"PullImage"})
 
-    def __init__(self, parts: ImageParts) -> None:
-        self._parts = parts
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._parts = node.images
         self._images: Entries[ImageRecord] = Entries((pb.ListImagesResponse, pb.StreamImagesResponse), image_out)
 
     async def ListImages(self, request: pb.ListImagesRequest) -> bytes:
@@ -52,7 +53,7 @@ class ImageService(Service):
         record = await image_status(self._parts, _reference(request.image))
         if record is None:  # not an error: no image in the answer says that there is none
             return pb.ImageStatusResponse()
-        info = {"imageSpec": {"config": record.config}, "diffIDs": record.diff_ids} if request.verbose else {}
+        info = image_info(self._parts, record) if request.verbose else {}
         return pb.ImageStatusResponse(image=image_out(record), info=convert.info_out(info))
 
     async def PullImage(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
@@ -65,9 +66,11 @@ class ImageService(Service):
         return pb.RemoveImageResponse()
 
     async def ImageFsInfo(self, _: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
-        # Writable layers are below the same root, so both lists name the same file system.
-        usage = convert.filesystem_out(await image_fs_info(self._parts))
-        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+        images, containers = await filesystems(self._node)
+        return pb.ImageFsInfoResponse(
+            image_filesystems=[convert.filesystem_out(images)],
+            container_filesystems=[convert.filesystem_out(containers)],
+        )
 
 
 def _reference(spec: pb.ImageSpec) -> str:

@@ -81,7 +81,7 @@ class RuntimeService(RuntimeLists, RuntimeStreams):
         return self._version
 
     async def Status(self, request: pb.StatusRequest) -> pb.StatusResponse:
-        status = await runtime_status(self._node)
+        status = await runtime_status(self._node, verbose=request.verbose)
         features = status.features
         return pb.StatusResponse(
             status=pb.RuntimeStatus(
@@ -100,7 +100,9 @@ class RuntimeService(RuntimeLists, RuntimeStreams):
                 for each in status.handlers
             ],
             features=pb.RuntimeFeatures(
-                supplemental_groups_policy=features.supplemental_groups_policy, mount_options=features.mount_options
+                supplemental_groups_policy=features.supplemental_groups_policy,
+                user_namespaces_host_network=features.user_namespaces_host_network,
+                mount_options=features.mount_options,
             ),
             info={name: convert.json_text(value) for name, value in status.info.items()} if request.verbose else None,
         )
@@ -185,7 +187,11 @@ class RuntimeService(RuntimeLists, RuntimeStreams):
         )
         return pb.ContainerStatusResponse(
             status=convert.container_status_out(container),
-            info=convert.info_out({**container.info, "config": container.config}) if request.verbose else None,
+            info=convert.info_out(
+                {**container.info, "config": convert.message_info(convert.container_config_out(container.config))}
+            )
+            if request.verbose
+            else None,
         )
 
     async def UpdateContainerResources(

@@ -17,5 +17,5 @@ class CriServer(Listener):
     """Listens from ``start`` on; answers UNAVAILABLE until ``open_gate``; ``stop`` leaves pods running."""
 
     def __init__(self, node: Node, listen: str, urls: StreamUrls) -> None:
-        services = (RuntimeService(node, urls), ImageService(node.images), NodeService(node, node.images))
+        services = (RuntimeService(node, urls), ImageService(node), NodeService(node, node.images))
         super().__init__(services, listen, node.supervisor)

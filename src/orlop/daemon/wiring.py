@@ -26,6 +26,7 @@ from orlop.services.containers.devices import host_devices
 from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
+from orlop.services.filesystems import container_mountpoint
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
 from orlop.services.metrics.memory import MetricMemory
@@ -73,7 +74,7 @@ def wire(
         idmaps=IdMapNamespaces(program.path),
         events=EventHub(),
         snapshots=snapshots,
-        layer_usages=LayerUsages(snapshots.count, root.containers),
+        layer_usages=LayerUsages(snapshots.count, container_mountpoint(root.root, root.containers)),
         metrics=MetricMemory(pods),
         cgroups=cgroups,
         cpu_rates=CpuRates(),
@@ -86,6 +87,7 @@ def wire(
             subnets=subnets,
         ),
         images=images,
+        probe=probe,
         host=describe_host(probe, cgroup_v2=cgroups.version == 2),
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
         clamp_limits=not probe.has("sys_resource"),

@@ -136,6 +136,16 @@ def _recursive_read_only(_scratch: str | None) -> Outcome:
     return True, "mount_setattr makes a whole tree of mounts read-only"
 
 
+def _mount_options(_scratch: str | None) -> Outcome:
+    fd = _detached_tmpfs()
+    try:
+        attributes = mount.MOUNT_ATTR_NOEXEC | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+        mount.mount_setattr(fd, "", mount.AT_EMPTY_PATH, attr_set=attributes)
+    finally:
+        os.close(fd)
+    return True, "mount_setattr sets noexec, nosuid and nodev"
+
+
 def _idmapped_mounts(_scratch: str | None) -> Outcome:
     fd = _detached_tmpfs()
     own = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -280,6 +290,7 @@ FEATURES: Final[dict[str, Callable[[str | None], Outcome]]] = {
     "overlay_volatile": _overlay_volatile,
     "overlay_userxattr": _overlay_userxattr,
     "recursive_read_only": _recursive_read_only,
+    "mount_options": _mount_options,
     "idmapped_mounts": _idmapped_mounts,
     "user_namespaces": _user_namespaces,
     "pidfd": _pidfd,

@@ -50,6 +50,7 @@ _MEANING: Final[dict[str, tuple[Verdict, str]]] = {
     "overlay_volatile": (Verdict.LIMITED, "writable layers are synced when a container ends, which takes longer"),
     "overlay_userxattr": (Verdict.LIMITED, "overlays inside user namespaces are not possible"),
     "recursive_read_only": (Verdict.LIMITED, "mounts with recursiveReadOnly are refused"),
+    "mount_options": (Verdict.LIMITED, "mounts with noexec, nosuid or nodev are refused; needs Linux 5.12"),
     "idmapped_mounts": (Verdict.LIMITED, "pods in user namespaces cannot own their volumes"),
     "user_namespaces": (Verdict.LIMITED, "pods in user namespaces and rootless use are not possible"),
     "pidfd": (Verdict.BROKEN, "processes cannot be watched safely; needs Linux 5.3"),

@@ -8,6 +8,7 @@ from orlop.base.ids import ContainerId, SandboxId
 from orlop.base.keylock import Joiner, KeyLock
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.base.supervise import Supervisor
+from orlop.kernel.probe import Probe
 from orlop.metadata.pods import PodStore
 from orlop.monitor.program import MonitorProgram
 from orlop.monitor.userns import IdMapNamespaces
@@ -46,6 +47,8 @@ class Node:
     cpu_rates: CpuRates
     network: Network
     images: ImageParts
+    probe: Probe
+    """What this kernel can do."""
     host: Host
     """What this node is and can, for the runtime specs."""
     cgroup_mounts: tuple[tuple[str, str], ...]

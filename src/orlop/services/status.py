@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orlop import __version__
+from orlop.network.attachment import NetworkStatus
 from orlop.services.node import Node
 
 
@@ -29,8 +30,9 @@ class HandlerFeatures:
 class Features:
     """What all handlers can do."""
 
-    supplemental_groups_policy: bool = True
-    mount_options: bool = True
+    supplemental_groups_policy: bool
+    user_namespaces_host_network: bool
+    mount_options: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,8 @@ class RuntimeStatus:
     """Verbose facts by name; ``config`` carries stateDir, which critest reads."""
 
 
-async def runtime_status(node: Node) -> RuntimeStatus:
-    """Return the node's conditions and abilities. RuntimeReady is always true: RPCs are let in only after recovery."""
+async def runtime_status(node: Node, *, verbose: bool = False) -> RuntimeStatus:
+    """Return the node's conditions and abilities, with ``info`` when verbose. RuntimeReady is always true: RPCs are let in only after recovery."""
     network = await node.network.status()
     return RuntimeStatus(
         conditions=(
@@ -63,15 +65,33 @@ async def runtime_status(node: Node) -> RuntimeStatus:
             )
             for name in node.handlers
         ),
-        features=Features(),
-        info={
-            "config": {
-                "rootDir": str(node.root.root),
-                "stateDir": str(node.state.state),
-                "cgroupVersion": node.cgroups.version,
-                "version": __version__,
-            },
-            "events": node.events.statistics(),
-            "tasks": node.supervisor.statistics(),
-        },
+        features=_features(node),
+        info=_info(node, network) if verbose else {},
     )
+
+
+def _features(node: Node) -> Features:
+    return Features(
+        # Groups are worked out here and need nothing of the kernel.
+        supplemental_groups_policy=True,
+        # Pods in user namespaces are not built.
+        user_namespaces_host_network=False,
+        mount_options=node.probe.has("mount_options"),
+    )
+
+
+def _info(node: Node, network: NetworkStatus) -> dict[str, object]:
+    return {
+        "config": {
+            "rootDir": str(node.root.root),
+            "stateDir": str(node.state.state),
+            "cgroupVersion": node.cgroups.version,
+            "cgroupDriver": "cgroupfs",
+            "version": __version__,
+        },
+        "features": {each.name: {"available": each.available, "reason": each.reason} for each in node.probe.all()},
+        "network": {"ready": network.ready, "reason": network.reason, "message": network.message},
+        "pods": node.pods.statistics(),
+        "events": node.events.statistics(),
+        "tasks": node.supervisor.statistics(),
+    }

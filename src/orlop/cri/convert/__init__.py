@@ -6,13 +6,14 @@ needs facts of the node (images, namespaces, the kernel) is for services/. The w
 Test: tests/unit/cri/test_convert.py.
 """
 
-from orlop.cri.convert.containers import container_config_in, container_out, container_status_out
+from orlop.cri.convert.containers import container_config_in, container_config_out, container_out, container_status_out
 from orlop.cri.convert.images import image_spec_in
-from orlop.cri.convert.info import info_out, json_text
+from orlop.cri.convert.info import info_out, json_text, message_info
 from orlop.cri.convert.resources import resources_in, resources_out
 from orlop.cri.convert.sandboxes import (
     event_out,
     sandbox_config_in,
+    sandbox_config_out,
     sandbox_out,
     sandbox_status_out,
     sandbox_status_response,
@@ -22,6 +23,7 @@ from orlop.cri.convert.stats import container_stats_out, filesystem_out, sandbox
 
 __all__ = [
     "container_config_in",
+    "container_config_out",
     "container_out",
     "container_stats_out",
     "container_status_out",
@@ -30,9 +32,11 @@ __all__ = [
     "image_spec_in",
     "info_out",
     "json_text",
+    "message_info",
     "resources_in",
     "resources_out",
     "sandbox_config_in",
+    "sandbox_config_out",
     "sandbox_out",
     "sandbox_stats_out",
     "sandbox_status_out",

@@ -1,4 +1,4 @@
-"""Containers: configs in; lists and statuses out. Test: tests/unit/cri/test_convert.py."""
+"""Containers: configs in and out; lists and statuses out. Test: tests/unit/cri/test_convert.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from orlop.cri.convert.images import image_spec_in, image_spec_out
 from orlop.cri.convert.resources import resources_in, resources_out
 from orlop.cri.convert.security import (
     container_security_in,
+    container_security_out,
     enum_out,
     mappings_in,
     mappings_out,
@@ -101,6 +102,34 @@ def _device_in(device: pb.Device, field: str) -> pod.Device:
         container_path=check.path(device.container_path or device.host_path, f"{field}.container_path"),
         host_path=check.path(device.host_path, f"{field}.host_path"),
         permissions=device.permissions or "rwm",
+    )
+
+
+def container_config_out(config: pod.ContainerConfig) -> pb.ContainerConfig:
+    """Return a container's config as it was asked for; deprecated fields stand in those that replaced them."""
+    return pb.ContainerConfig(
+        metadata=container_metadata_out(config.metadata),
+        image=image_spec_out(config.image),
+        command=config.command,
+        args=config.args,
+        working_dir=config.working_dir,
+        envs=[pb.KeyValue(key=each.key, value=each.value) for each in config.envs],
+        mounts=[_mount_out(each, {}) for each in config.mounts],
+        devices=[
+            pb.Device(container_path=each.container_path, host_path=each.host_path, permissions=each.permissions)
+            for each in config.devices
+        ],
+        CDI_devices=[pb.CDIDevice(name=each) for each in config.cdi_devices],
+        labels=config.labels,
+        annotations=config.annotations,
+        log_path=config.log_path,
+        stdin=config.stdin,
+        stdin_once=config.stdin_once,
+        tty=config.tty,
+        linux=pb.LinuxContainerConfig(
+            resources=resources_out(config.resources), security_context=container_security_out(config.security)
+        ),
+        stop_signal=signal_out(config.stop_signal),
     )
 
 

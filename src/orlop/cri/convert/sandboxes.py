@@ -1,19 +1,19 @@
-"""Sandboxes: configs in; lists, statuses and events out. Test: tests/unit/cri/test_convert.py."""
+"""Sandboxes: configs in and out; lists, statuses and events out. Test: tests/unit/cri/test_convert.py."""
 
 from __future__ import annotations
 
 import ipaddress
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.cri.convert import check
 from orlop.cri.convert.containers import container_status_out
-from orlop.cri.convert.info import info_out
-from orlop.cri.convert.resources import resources_in
-from orlop.cri.convert.security import enum_out, namespaces_out, sandbox_security_in
+from orlop.cri.convert.info import info_out, message_info
+from orlop.cri.convert.resources import resources_in, resources_out
+from orlop.cri.convert.security import enum_out, namespaces_out, sandbox_security_in, sandbox_security_out
 from orlop.specs import pod
 from orlop.specs.cri_gen import api_pb2 as pb
 
@@ -88,6 +88,41 @@ def sandbox_metadata_out(metadata: pod.SandboxMetadata) -> pb.PodSandboxMetadata
     )
 
 
+def sandbox_config_out(config: pod.SandboxConfig) -> pb.PodSandboxConfig:
+    """Return a sandbox's config as it was asked for, resources as they were updated."""
+    dns = config.dns
+    return pb.PodSandboxConfig(
+        metadata=sandbox_metadata_out(config.metadata),
+        hostname=config.hostname,
+        log_directory=config.log_directory,
+        dns_config=None
+        if dns is None
+        else pb.DNSConfig(servers=dns.servers, searches=dns.searches, options=dns.options),
+        port_mappings=[
+            pb.PortMapping(
+                protocol=_protocol_out(each.protocol),
+                container_port=each.container_port,
+                host_port=each.host_port,
+                host_ip=each.host_ip,
+            )
+            for each in config.port_mappings
+        ],
+        labels=config.labels,
+        annotations=config.annotations,
+        linux=pb.LinuxPodSandboxConfig(
+            cgroup_parent=config.cgroup_parent,
+            security_context=sandbox_security_out(config.security),
+            sysctls=config.sysctls,
+            overhead=None if config.overhead is None else resources_out(config.overhead),
+            resources=None if config.resources is None else resources_out(config.resources),
+        ),
+    )
+
+
+def _protocol_out(protocol: str) -> Any:
+    return PROTOCOLS.index(protocol)
+
+
 def sandbox_out(sandbox: pod.Sandbox) -> pb.PodSandbox:
     """Return a sandbox as ListPodSandbox shows it."""
     config = sandbox.config
@@ -131,7 +166,9 @@ def sandbox_status_response(
         status=sandbox_status_out(sandbox),
         containers_statuses=[container_status_out(each) for each in containers],
         timestamp=time.time_ns(),
-        info=info_out(sandbox.info) if verbose else None,
+        info=info_out({**sandbox.info, "config": message_info(sandbox_config_out(sandbox.config))})
+        if verbose
+        else None,
     )
 
 

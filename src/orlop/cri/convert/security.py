@@ -217,3 +217,58 @@ def container_security_in(context: pb.LinuxContainerSecurityContext, field: str)
         seccomp=seccomp,
         apparmor=apparmor,
     )
+
+
+def _selinux_out(options: pod.SelinuxOptions | None) -> pb.SELinuxOption | None:
+    if options is None:
+        return None
+    return pb.SELinuxOption(user=options.user, role=options.role, type=options.type, level=options.level)
+
+
+def _profile_out(profile: pod.SecurityProfile | None) -> pb.SecurityProfile | None:
+    if profile is None:
+        return None
+    return pb.SecurityProfile(profile_type=enum_out(profile.profile_type), localhost_ref=profile.localhost_ref)
+
+
+def _id_out(value: int | None) -> pb.Int64Value | None:
+    return None if value is None else pb.Int64Value(value=value)
+
+
+def sandbox_security_out(security: pod.SandboxSecurity) -> pb.LinuxSandboxSecurityContext:
+    return pb.LinuxSandboxSecurityContext(
+        namespace_options=namespaces_out(security.namespaces),
+        selinux_options=_selinux_out(security.selinux),
+        run_as_user=_id_out(security.run_as_user),
+        run_as_group=_id_out(security.run_as_group),
+        readonly_rootfs=security.readonly_rootfs,
+        supplemental_groups=security.supplemental_groups,
+        supplemental_groups_policy=enum_out(security.supplemental_groups_policy),
+        privileged=security.privileged,
+        seccomp=_profile_out(security.seccomp),
+        apparmor=_profile_out(security.apparmor),
+    )
+
+
+def container_security_out(security: pod.ContainerSecurity) -> pb.LinuxContainerSecurityContext:
+    return pb.LinuxContainerSecurityContext(
+        capabilities=pb.Capability(
+            add_capabilities=security.capabilities.add,
+            drop_capabilities=security.capabilities.drop,
+            add_ambient_capabilities=security.capabilities.add_ambient,
+        ),
+        privileged=security.privileged,
+        namespace_options=namespaces_out(security.namespaces),
+        selinux_options=_selinux_out(security.selinux),
+        run_as_user=_id_out(security.run_as_user),
+        run_as_group=_id_out(security.run_as_group),
+        run_as_username=security.run_as_username,
+        readonly_rootfs=security.readonly_rootfs,
+        supplemental_groups=security.supplemental_groups,
+        supplemental_groups_policy=enum_out(security.supplemental_groups_policy),
+        no_new_privs=security.no_new_privs,
+        masked_paths=security.masked_paths,
+        readonly_paths=security.readonly_paths,
+        seccomp=_profile_out(security.seccomp),
+        apparmor=_profile_out(security.apparmor),
+    )

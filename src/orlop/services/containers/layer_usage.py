@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from orlop.base.errors import NotFound
@@ -23,10 +22,10 @@ LEAST_NS: Final = 5_000_000_000
 class LayerUsages:
     """The last count of each writable layer."""
 
-    def __init__(self, count: Callable[[ContainerId], Usage], directory: Path) -> None:
-        """``count`` walks one layer, may block, raises NotFound; ``directory`` is where they are."""
+    def __init__(self, count: Callable[[ContainerId], Usage], mountpoint: str) -> None:
+        """``count`` walks one layer, may block, raises NotFound; ``mountpoint`` names the file system that they are on."""
         self._count = count
-        self._mountpoint = str(directory)
+        self._mountpoint = mountpoint
         self._paced: Paced[FilesystemStats] = Paced(LEAST_NS)
 
     async def of(self, container_ids: Sequence[ContainerId]) -> dict[ContainerId, FilesystemStats]:

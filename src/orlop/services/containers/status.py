@@ -10,17 +10,29 @@ from orlop.services.node import Node
 from orlop.specs.pod import Container, ContainerState
 
 
+def runtime_type(handler: str) -> str:
+    """Return what kind of runtime a handler's name stands for: the built-in one, or a program with the OCI command line."""
+    return "orlop" if handler in ("", "orlop") else "oci"
+
+
 async def container_status(node: Node, container_id: str, *, verbose: bool = False) -> Container:
     """Return one container, with ``info`` when verbose; raises NotFound, also for one that is still being created."""
     row = node.pods.container(container_id)
     view = node.views.container(row)
     if not verbose:
         return view
+    sandbox = node.pods.sandbox(row.sandbox_id) if node.pods.has_sandbox(row.sandbox_id) else None
     return msgspec.structs.replace(
         view,
         info={
             "sandboxID": row.sandbox_id,
-            "pid": row.pid,
+            "pid": row.pid if row.created_at and not row.finished_at else 0,
+            "snapshotter": "overlay",
+            "snapshotKey": row.id,
+            "writableLayer": str(node.root.containers / row.id / "upper"),
+            "layers": row.layers,
+            "runtimeHandler": sandbox.handler if sandbox is not None else "",
+            "runtimeType": runtime_type(sandbox.handler) if sandbox is not None else "",
             "cgroup": row.cgroup,
             "runtimeSpec": row.spec,
             "timingsMs": row.timings,

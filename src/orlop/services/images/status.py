@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from orlop.base.errors import InvalidArgument
-from orlop.base.ids import ImageId
+from orlop.base.ids import Digest, ImageId
 from orlop.services.images.parts import ImageParts, describe
 from orlop.services.images.record import ImageRecord
+from orlop.specs.digest import chain_id
 from orlop.specs.reference import parse_reference
 
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
@@ -23,6 +26,21 @@ async def image_status(parts: ImageParts, reference: str) -> ImageRecord | None:
     """
     image_id = find_image(parts, reference)
     return None if image_id is None else describe(parts, image_id)
+
+
+def image_info(parts: ImageParts, record: ImageRecord) -> dict[str, object]:
+    """Return the verbose facts of an image: its own configuration document as it came, and what was made of it.
+
+    Raises NotFound or DataLoss when the document is not as it was.
+    """
+    return {
+        "imageSpec": msgspec.Raw(parts.store.read(Digest(record.id))),
+        "chainID": chain_id(record.diff_ids) if record.diff_ids else "",
+        "diffIDs": record.diff_ids,
+        "layerPaths": [str(each) for each in record.layer_paths],
+        "unpackedSize": record.unpacked_size,
+        "pulledAt": record.pulled_at,
+    }
 
 
 def find_image(parts: ImageParts, reference: str) -> ImageId | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from orlop.base.ids import SandboxId
+from orlop.services.containers.status import runtime_type
 from orlop.services.node import Node
 from orlop.specs.pod import Container, Sandbox, SandboxState
 
@@ -20,12 +21,16 @@ async def sandbox_status(node: Node, sandbox_id: str, *, verbose: bool = False) 
     return msgspec.structs.replace(
         view,
         info={
-            "pid": row.monitor_pid,
+            "pid": row.monitor_pid if row.state is SandboxState.READY else 0,
             "monitorSocket": str(node.state.monitor_socket(row.id)),
             "netns": "" if row.host_network else f"/proc/{row.monitor_pid}/ns/net",
             "cgroupParent": row.cgroup_parent,
             "runtimeHandler": row.handler,
-            "config": row.config,
+            "runtimeType": runtime_type(row.handler),
+            # Of the pod there is no process but its monitor, which is in the pod's namespaces.
+            "processStatus": "running" if row.state is SandboxState.READY else "deleted",
+            "netNamespaceClosed": row.state is not SandboxState.READY,
+            "reason": row.reason,
             "network": row.network,
             "timingsMs": row.timings,
         },

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 from orlop.base.errors import NotFound
 from orlop.services.containers.layer_usage import LEAST_NS, LayerUsages
 from orlop.snapshots.overlay import Usage
@@ -16,7 +14,7 @@ async def test_layers_are_counted_when_old_and_missing_ones_left_out(monkeypatch
 
     clock = [LEAST_NS]
     monkeypatch.setattr("orlop.services.containers.layer_usage.time.time_ns", lambda: clock[0])
-    usages = LayerUsages(count, Path("/layers"))
+    usages = LayerUsages(count, "/layers")
     first = await usages.of(["a", "gone", "b"])
     assert set(first) == {"a", "b"}
     assert (first["a"].mountpoint, first["a"].timestamp, first["b"].used_bytes) == ("/layers", LEAST_NS, 3)
