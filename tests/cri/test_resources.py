@@ -145,8 +145,8 @@ def test_resources_of_a_pod_are_kept_and_told(client, orlopd):
         orlopd.start()
         request = cri.PodSandboxStatusRequest(pod_sandbox_id=pod.id, verbose=True)
         info = json.loads(client.runtime.PodSandboxStatus(request, timeout=CALL_SECONDS).info["info"])
-        assert info["config"]["resources"] == {"cpu_shares": 100, "memory_limit": 256 * MIB}
-        assert info["config"]["overhead"] == {"memory_limit": 8 * MIB}
+        assert info["config"]["linux"]["resources"] == {"cpu_shares": "100", "memory_limit_in_bytes": str(256 * MIB)}
+        assert info["config"]["linux"]["overhead"] == {"memory_limit_in_bytes": str(8 * MIB)}
     finally:
         pod.remove()
 
