@@ -234,9 +234,10 @@ class Orlopd(Daemon):
     kind = "orlop"
 
     def __init__(
-        self, certs_d: Path, *, cni: bool = False, name: str = "orlop", arguments: tuple[str, ...] = ()
+        self, certs_d: Path, *, cni: bool = False, name: str = "orlop", arguments: tuple[str, ...] = (), nri: str = ""
     ) -> None:
         super().__init__(name, certs_d, cni=cni, arguments=arguments)
+        self.nri = nri
         self.environment["PYTHONPATH"] = str(TOP / "src")
 
     def write_config(self) -> None:
@@ -250,6 +251,9 @@ conf_dir = "{self.cni_conf}"
 [network]
 bridge = "{self.bridge}"
 subnets = ["10.{self.subnet}.0.0/16"]
+
+[nri]
+{self.nri}
 """
         )
 

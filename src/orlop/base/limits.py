@@ -145,6 +145,10 @@ CNI_STATUS_SECONDS: Final = 10.0
 # NRI plugins.
 TTRPC_MESSAGE_BYTES: Final = 4 * MIB
 """What the published implementation takes; the first byte of a longer frame could not be told from noise."""
+NRI_REGISTRATION_SECONDS: Final = 5.0
+"""From a plugin's connection to its registration; and for all of its synchronization. Configurable."""
+NRI_REQUEST_SECONDS: Final = 2.0
+"""For a plugin's answer to any other call. Configurable."""
 NRI_CALLS_AT_ONCE: Final = 64
 """Calls of one plugin that are being answered."""
 NRI_PLUGINS: Final = 64

@@ -90,6 +90,22 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NriConfig:
+    """Plugins that watch pods and adjust containers. On by default, as in containerd 2."""
+
+    enabled: bool = True
+    socket_path: Path | None = None
+    """Where plugins connect. None: /var/run/nri/nri.sock for the default state directory, nri.sock in any other, so that daemons side by side
+    do not meet there."""
+    disable_connections: bool = False
+    plugin_path: Path | None = None
+    """Whose programs are started as plugins. None: /opt/nri/plugins for the default state directory, no directory for any other."""
+    plugin_config_path: Path = Path("/etc/nri/conf.d")
+    registration_timeout: float = limits.NRI_REGISTRATION_SECONDS
+    request_timeout: float = limits.NRI_REQUEST_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     level: str = "info"
     format: str = "text"
@@ -119,6 +135,7 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    nri: NriConfig = NriConfig()
     log: LogConfig = LogConfig()
     flags: Flags = Flags()
 
@@ -243,6 +260,28 @@ def _log_rate(value: object) -> int:
     return parse_log_rate(text) if text else 0
 
 
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {_kind(value)}")  # noqa: TRY004 - all checks raise ValueError
+    return value
+
+
+def _seconds(value: object) -> float:
+    """A number of seconds, or text with a unit as containerd's configuration has it."""
+    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)", value)):
+        value = float(found[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[found[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
+        raise ValueError('must be seconds above 0 and up to 3600, such as 5, 0.5 or "500ms"')
+    return float(value)
+
+
+def _socket_path(value: object) -> Path:
+    path = _path(value)
+    if len(str(path).encode()) > limits.UNIX_PATH_BYTES:
+        raise ValueError(f"the path is longer than {limits.UNIX_PATH_BYTES} bytes")
+    return path
+
+
 def _one_of(*choices: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         text = _string(value)
@@ -317,6 +356,7 @@ _TABLES: Final[dict[str, type[Any]]] = {
     "runtime": RuntimeConfig,
     "streaming": StreamingConfig,
     "metrics": MetricsConfig,
+    "nri": NriConfig,
     "log": LogConfig,
 }
 _HANDLER: Final = "*"
@@ -341,6 +381,13 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("streaming", "tls_cert_file"): _path,
     ("streaming", "tls_key_file"): _path,
     ("metrics", "address"): _host_port,
+    ("nri", "enabled"): _bool,
+    ("nri", "socket_path"): _socket_path,
+    ("nri", "disable_connections"): _bool,
+    ("nri", "plugin_path"): _path,
+    ("nri", "plugin_config_path"): _path,
+    ("nri", "registration_timeout"): _seconds,
+    ("nri", "request_timeout"): _seconds,
     ("log", "level"): _one_of(*LOG_LEVELS),
     ("log", "format"): _one_of("text", "json"),
 }

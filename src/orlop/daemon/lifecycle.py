@@ -23,16 +23,21 @@ from orlop.cri.server import CriServer
 from orlop.daemon.config import Config
 from orlop.daemon.notify import notify
 from orlop.daemon.wiring import wire
+from orlop.nri.listen import Listener
 from orlop.services.containers.autoremove import arm_removals
 from orlop.services.gc import sweep_cgroups
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
+from orlop.services.node import Node
+from orlop.services.nri.start import open_nri
 from orlop.services.options import Options
 from orlop.services.recovery import recover
 from orlop.streamserver.server import StreamServer
 
 log = logging.getLogger(__name__)
 
+NRI_SOCKET = Path("/var/run/nri/nri.sock")
+NRI_PLUGINS = Path("/opt/nri/plugins")
 CLOSE_SECONDS = 5.0
 """How long links of pods that were stopped just now may take to go when the daemon ends."""
 
@@ -81,6 +86,8 @@ async def run(config: Config) -> None:
             log_rate=config.runtime.log_rate,
             cdi_dirs=config.runtime.cdi_spec_dirs,
         ),
+        nri_registration_seconds=config.nri.registration_timeout,
+        nri_request_seconds=config.nri.request_timeout,
     )
     streams = StreamServer(
         node,
@@ -98,6 +105,7 @@ async def run(config: Config) -> None:
     await recover(node)
     arm_removals(node)
     node.supervisor.spawn("sweep cgroups", sweep_cgroups(node))
+    plugins = await _open_nri(node, config)
     network = await node.network.status()
     if not network.ready:
         log.warning("network is not ready: %s", network.message)
@@ -113,6 +121,9 @@ async def run(config: Config) -> None:
     log.info("stopping: pods go on")
     await server.stop()
     await streams.stop()
+    if plugins is not None:
+        await plugins.close()
+    await node.nri.close()
     await node.supervisor.close()
     try:
         await asyncio.wait_for(node.network.close(), CLOSE_SECONDS)
@@ -125,6 +136,21 @@ async def run(config: Config) -> None:
     node.pods.close()
     node.monitor_program.close()
     del locks
+
+
+async def _open_nri(node: Node, config: Config) -> Listener | None:
+    nri = config.nri
+    if not nri.enabled:
+        return None
+    alone = config.state == Config().state
+    socket = nri.socket_path or (NRI_SOCKET if alone else config.state / NRI_SOCKET.name)
+    return await open_nri(
+        node,
+        socket=None if nri.disable_connections else socket,
+        must_listen=nri.socket_path is not None,
+        programs=nri.plugin_path or (NRI_PLUGINS if alone else None),
+        configurations=nri.plugin_config_path,
+    )
 
 
 async def _reload(config: Config, streams: StreamServer) -> None:

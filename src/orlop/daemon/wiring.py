@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from orlop.base import limits
 from orlop.base.ids import DiffId
 from orlop.base.keylock import Joiner
 from orlop.base.paths import RootPaths, StatePaths, monitor_binary
@@ -17,6 +18,7 @@ from orlop.monitor.program import seal_monitor
 from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
 from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
+from orlop.nri.plugins import Plugins
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.cgroups.stats import hugepage_sizes
@@ -49,6 +51,8 @@ def wire(
     cni_conf_dir: Path = DEFAULT_CONF_DIR,
     cni_bin_dirs: Sequence[Path] = DEFAULT_BIN_DIRS,
     options: Options | None = None,
+    nri_registration_seconds: float = limits.NRI_REGISTRATION_SECONDS,
+    nri_request_seconds: float = limits.NRI_REQUEST_SECONDS,
 ) -> Node:
     """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
     supervisor = Supervisor("orlopd")
@@ -92,6 +96,7 @@ def wire(
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
         clamp_limits=not probe.has("sys_resource"),
         cdi=CdiCatalog((options or Options()).cdi_dirs),
+        nri=Plugins(supervisor, registration_seconds=nri_registration_seconds, request_seconds=nri_request_seconds),
         options=options or Options(),
         handlers=("", "orlop", *handlers),
         supervisor=supervisor,

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from orlop.base import limits
 from orlop.base.errors import OrlopError, PermissionDenied, Unavailable
+from orlop.base.keylock import KeyLock
 from orlop.base.supervise import Supervisor
 from orlop.nri import calls
 from orlop.nri.calls import Call
@@ -28,8 +29,6 @@ from orlop.specs.nri_gen import nri_pb2 as nri
 
 log = logging.getLogger(__name__)
 
-REGISTRATION_SECONDS: Final = 5.0
-REQUEST_SECONDS: Final = 2.0
 SHUTDOWN_SECONDS: Final = 0.5
 
 
@@ -67,8 +66,8 @@ class Plugins:
         self,
         supervisor: Supervisor,
         *,
-        registration_seconds: float = REGISTRATION_SECONDS,
-        request_seconds: float = REQUEST_SECONDS,
+        registration_seconds: float = limits.NRI_REGISTRATION_SECONDS,
+        request_seconds: float = limits.NRI_REQUEST_SECONDS,
     ) -> None:
         self._supervisor = supervisor
         self._registration_seconds = registration_seconds
@@ -81,11 +80,22 @@ class Plugins:
         self._open.set()
         self._sync_turn = asyncio.Lock()
         self.runtime: Runtime | None = None
+        self.order = KeyLock()
+        """One lock a container: it starts before it ends, for plugins too."""
+        self.exits: dict[str, asyncio.Task[None]] = {}
+        """Containers whose end plugins are being told."""
+        self.begun: set[str] = set()
+        """Containers that plugins were asked about and that are not created yet."""
 
     @property
     def active(self) -> bool:
         """Whether any plugin is there: without one nobody need build messages."""
         return bool(self._plugins)
+
+    @property
+    def open(self) -> bool:
+        """Whether no plugin is being synchronized now."""
+        return self._open.is_set()
 
     def names(self) -> tuple[str, ...]:
         return tuple(plugin.name for plugin in self._plugins)
@@ -94,7 +104,10 @@ class Plugins:
 
     @asynccontextmanager
     async def operation(self) -> AsyncIterator[None]:
-        """Hold this around everything that adds a pod or container, or takes one away: from the plugins' call to the row."""
+        """Hold this around everything that adds a pod or container, or changes one: from the plugins' call to the row.
+
+        Never one within another, and wait for no lock inside: its holder may be waiting to come in.
+        """
         while not self._open.is_set():
             await self._open.wait()
         self._operations += 1
@@ -110,9 +123,14 @@ class Plugins:
         async with self._sync_turn:
             self._open.clear()
             try:
-                while self._operations:
-                    self._idle.clear()
-                    await self._idle.wait()
+                async with asyncio.timeout(self._registration_seconds):
+                    while self._operations:
+                        self._idle.clear()
+                        await self._idle.wait()
+            except TimeoutError:
+                self._open.set()
+                raise Unavailable("nri: the runtime is busy; connect again") from None
+            try:
                 yield
             finally:
                 self._open.set()

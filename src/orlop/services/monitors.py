@@ -23,6 +23,7 @@ from orlop.monitor.client import Exited, MonitorClient, Oom
 from orlop.monitor.exit_record import ExitRecord, load_exit_record
 from orlop.services.live import LivePod
 from orlop.services.node import Node
+from orlop.services.nri.events import container_ended
 from orlop.services.sandboxes.status import containers_of
 from orlop.specs.pod import EventType, Sandbox
 
@@ -145,6 +146,8 @@ def publish(node: Node, kind: EventType, row: ContainerRow) -> None:
     if node.events.watched and node.pods.has_sandbox(row.sandbox_id):
         sandbox = node.views.sandbox(node.pods.sandbox(row.sandbox_id))
     _publish(node, kind, row.id, row.sandbox_id, sandbox)
+    if kind is EventType.STOPPED:
+        container_ended(node, row)
 
 
 def publish_sandbox(node: Node, kind: EventType, row: SandboxRow) -> None:

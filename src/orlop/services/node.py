@@ -13,6 +13,7 @@ from orlop.metadata.pods import PodStore
 from orlop.monitor.program import MonitorProgram
 from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.attachment import Network
+from orlop.nri.plugins import Plugins
 from orlop.oci.cgroups.driver import CgroupDriver
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.services.containers.cdi import CdiCatalog
@@ -57,6 +58,8 @@ class Node:
     """Nobody here may raise limits (no CAP_SYS_RESOURCE): take what is allowed instead of failing."""
     cdi: CdiCatalog
     """Descriptions of devices by their vendors."""
+    nri: Plugins
+    """None connected, and none can be: NRI is off, or nobody came."""
     options: Options
     """What the administrator decided for all pods."""
     handlers: tuple[str, ...]

@@ -1,6 +1,6 @@
 """CreateContainer: from an image and a config to an init that waits at its gate.
 
-    sandbox ready? -> join by name -> image -> row -> snapshot (rootfs fd) -> user -> OCI spec (pure) -> cgroup with its limits ->
+    sandbox ready? -> join by name -> image -> row -> snapshot (rootfs fd) -> user -> OCI spec (pure) -> NRI plugins -> cgroup with its limits ->
     plan (pure) -> log -> monitor parks init at the gate -> created_at, event
 
 A crash leaves the row without created_at: recovery discards it. Test: tests/kernel/services/test_containers.py.
@@ -29,6 +29,7 @@ from orlop.services.images.status import image_status
 from orlop.services.live import LivePod
 from orlop.services.monitors import publish
 from orlop.services.node import Node
+from orlop.services.nri.events import container_created, container_withdrawn
 from orlop.services.refusals import refusing
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
 
@@ -97,6 +98,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         Rollback(f"container {row.id}") as undo,
         named(subject, f"container {row.id}", pod.monitor.subject),
         refusing(subject),
+        node.nri.operation(),
     ):
         undo.push("row", lambda: _drop_row(node, row))
         node.pods.add_container(row)
@@ -110,7 +112,8 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             faults.reach(SNAPSHOT)
             stages.mark("snapshot")
 
-            launch: Launch = plan_container(node, pod, sandbox, row, image, volumes, rootfs, fds)
+            undo.push("nri", lambda: container_withdrawn(node, sandbox, row))
+            launch: Launch = await plan_container(node, pod, sandbox, row, image, volumes, rootfs, fds)
             cgroup = launch.cgroup
             undo.push("cgroup", lambda: discard_cgroup(node, cgroup.path))
             fds += sorted({*cgroup.join_fds, cgroup.clone_fd, cgroup.kill_fd, cgroup.oom_fd} - {-1})
@@ -148,12 +151,14 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             start_time=created.start_time,
             cgroup=cgroup.path,
             user=launch.user,
+            resources=launch.resources,
             stop_signal=launch.stop_signal,
             spec=msgspec.Raw(launch.spec_json),
             timings=stages.milliseconds,
         )
         node.pods.put_container(row)
         undo.commit()
+    await container_created(node, row)
     publish(node, EventType.CREATED, row)
     faults.reach(CREATED)
     return row.id

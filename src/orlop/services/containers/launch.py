@@ -1,6 +1,6 @@
 """From a container's config to what its monitor is given: user, runtime spec, cgroup, plan and the fds that travel with it.
 
-    image and rootfs -> user -> devices, seccomp -> runtime spec (pure) -> cgroup with its limits -> plan (pure) -> bytes and fds
+    image and rootfs -> user -> devices, seccomp -> runtime spec (pure) -> NRI plugins -> cgroup with its limits -> plan (pure) -> bytes and fds
 
 Owns the order and the fds until the monitor has them; decides nothing that spec.py or compile.py decide. Test: tests/kernel/services/.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import msgspec
@@ -30,7 +30,7 @@ from orlop.oci.compile import (
     compile_exec,
 )
 from orlop.oci.ops import Fd, Plan
-from orlop.security.profiles import compile_profile, profile_of
+from orlop.security.profiles import Profile, compile_profile, profile_of
 from orlop.services.containers.cdi import asked_devices, edit_spec
 from orlop.services.containers.devices import device_nodes
 from orlop.services.containers.idmaps import open_idmaps
@@ -44,9 +44,10 @@ from orlop.services.containers.user import resolve_user
 from orlop.services.images.record import ImageRecord
 from orlop.services.live import LivePod
 from orlop.services.node import Node
+from orlop.services.nri.events import Asked, container_creates
 from orlop.services.options import log_rate_of, ulimits_of
 from orlop.services.sandboxes.shm import clone_shm
-from orlop.specs.pod import ContainerConfig, ContainerUser, NamespaceMode
+from orlop.specs.pod import ContainerConfig, ContainerUser, LinuxResources, NamespaceMode
 from orlop.specs.runtime import RuntimeSpec, dump, load
 
 ROOTFS = Fd("rootfs")
@@ -64,10 +65,12 @@ class Launch:
     cgroup: ContainerCgroup
     kill_by_cgroup: bool
     """The container has no PID namespace of its own: ending init does not end the others."""
-    user: ContainerUser
     stop_signal: int
-    log_rate: int
     spec_json: bytes
+    resources: LinuxResources
+    """CRI's record of the limits: what was asked for, and what plugins made of it."""
+    user: ContainerUser
+    log_rate: int = 0
 
 
 def image_defaults(image: ImageRecord) -> ImageDefaults:
@@ -85,7 +88,7 @@ def image_defaults(image: ImageRecord) -> ImageDefaults:
     )
 
 
-def plan_container(
+async def plan_container(
     node: Node,
     pod: LivePod,
     sandbox: SandboxRow,
@@ -124,9 +127,31 @@ def plan_container(
         profile=profile,
         ulimits=ulimits_of(config, sandbox.config, node.options),
     )
+    subject = f"container {config.metadata.name}"
     if names := asked_devices(config):
-        edited = edit_spec(built.spec, node.cdi, names, f"container {config.metadata.name}")
-        built = msgspec.structs.replace(built, spec=edited)
+        built = msgspec.structs.replace(built, spec=edit_spec(built.spec, node.cdi, names, subject))
+    asked = await container_creates(node, sandbox, row, built, _reported(built.spec), subject)
+    with asked.blamed(subject):
+        launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, rootfs, fds)
+    return replace(launch, log_rate=log_rate)
+
+
+def _launch(
+    node: Node,
+    pod: LivePod,
+    row: ContainerRow,
+    asked: Asked,
+    profile: Profile | None,
+    parent: str,
+    volumes: tuple[ImageVolume, ...],
+    rootfs: int,
+    fds: list[int],
+) -> Launch:
+    """The second half: from the spec, as plugins have left it, to cgroup and plan."""
+    config, built = row.config, asked.built
+    seccomp = built.spec.linux.seccomp if built.spec.linux is not None else None
+    if seccomp is not None and (profile is None or seccomp is not profile.seccomp):
+        profile = profile_of(seccomp, "of an NRI plugin")
     _make_host_directories(built.host_directories)
     mounts = _open_mounts(node, config, volumes, fds)
     resources = built.spec.linux.resources if built.spec.linux is not None else None
@@ -155,11 +180,11 @@ def plan_container(
             plan=encode(plan),
             fds=tuple(available[label] for label in plan.fds),
             cgroup=cgroup,
-            kill_by_cgroup=config.security.namespaces.pid is not NamespaceMode.CONTAINER,
+            kill_by_cgroup=asked.namespaces or config.security.namespaces.pid is not NamespaceMode.CONTAINER,
             user=_reported(built.spec),
             stop_signal=built.stop_signal,
-            log_rate=log_rate,
             spec_json=dump(built.spec),
+            resources=asked.resources,
         )
     except BaseException:
         cgroup.close()

@@ -13,6 +13,7 @@ from orlop.services.containers.stop import kill_container
 from orlop.services.gc import prune_after
 from orlop.services.monitors import publish
 from orlop.services.node import Node
+from orlop.services.nri.events import container_removed
 from orlop.specs.pod import EventType
 
 KILLED, MONITOR, SNAPSHOT, ROW = (
@@ -37,7 +38,9 @@ async def remove_container(node: Node, container_id: str) -> None:
             return
         await kill_container(node, row.id)
         faults.reach(KILLED)
-        await discard_container(node, node.pods.container(row.id))
+        row = node.pods.container(row.id)
+        await container_removed(node, row)
+        await discard_container(node, row)
 
 
 async def discard_container(node: Node, row: ContainerRow) -> None:

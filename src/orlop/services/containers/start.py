@@ -12,6 +12,7 @@ from orlop.base.stages import Stages
 from orlop.monitor.client import MonitorError
 from orlop.services.monitors import publish, take_exit
 from orlop.services.node import Node
+from orlop.services.nri.events import container_starts
 from orlop.services.refusals import NOT_STARTED, refusal
 from orlop.specs.pod import ContainerState, EventType
 
@@ -35,33 +36,34 @@ async def start_container(node: Node, container_id: str) -> None:
             raise FailedPrecondition(f"container {row.id}: cannot be started, sandbox {sandbox.id} is not ready")
         pod = node.live.need(row.sandbox_id)
         node.creating_containers.forget(row.name)  # who starts it has had create's answer
-        stages = Stages()
-        try:
-            started_ns = await pod.monitor.start(row.id)
-        except MonitorError as error:
-            wrong = refusal(f"container {row.id}", error)
-            row = msgspec.structs.replace(
-                node.pods.container(row.id),
-                started_at=time.time_ns(),
-                finished_at=time.time_ns(),
-                exit_code=NOT_STARTED if wrong is None else wrong.exit_code,
-                reason="StartError",
-                message=str(wrong or error),
-            )
+        async with container_starts(node, row):
+            stages = Stages()
+            try:
+                started_ns = await pod.monitor.start(row.id)
+            except MonitorError as error:
+                wrong = refusal(f"container {row.id}", error)
+                row = msgspec.structs.replace(
+                    node.pods.container(row.id),
+                    started_at=time.time_ns(),
+                    finished_at=time.time_ns(),
+                    exit_code=NOT_STARTED if wrong is None else wrong.exit_code,
+                    reason="StartError",
+                    message=str(wrong or error),
+                )
+                node.pods.put_container(row)
+                node.cgroups.remove_container(row.cgroup)
+                pod.exit_of(row.id).set()
+                publish(node, EventType.STOPPED, row)
+                if wrong is not None:
+                    raise wrong from error
+                raise
+            faults.reach(GATE)
+            stages.mark("start")
+            row = node.pods.container(row.id)
+            # A short-lived container's exit may have been taken in before this reply was read: its row has no start of its own yet.
+            started_ns = min(started_ns, row.finished_at) if row.finished_at else started_ns
+            row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
             node.pods.put_container(row)
-            node.cgroups.remove_container(row.cgroup)
-            pod.exit_of(row.id).set()
-            publish(node, EventType.STOPPED, row)
-            if wrong is not None:
-                raise wrong from error
-            raise
-        faults.reach(GATE)
-        stages.mark("start")
-        row = node.pods.container(row.id)
-        # A short-lived container's exit may have been taken in before this reply was read: its row has no start of its own yet.
-        started_ns = min(started_ns, row.finished_at) if row.finished_at else started_ns
-        row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
-        node.pods.put_container(row)
-        publish(node, EventType.STARTED, row)
-        faults.reach(STARTED)
+            publish(node, EventType.STARTED, row)
+            faults.reach(STARTED)
         take_exit(node, pod, row.id)

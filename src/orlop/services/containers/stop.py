@@ -17,6 +17,7 @@ from orlop.monitor.client import MonitorError
 from orlop.services.live import LivePod
 from orlop.services.monitors import take_exit
 from orlop.services.node import Node
+from orlop.services.nri.events import exit_told
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ async def stop_container(node: Node, container_id: str, timeout_seconds: float) 
         faults.reach(SIGNAL)
         try:
             await asyncio.wait_for(pod.exit_of(row.id).wait(), timeout_seconds)
+            await exit_told(node, row.id)
             return
         except TimeoutError:
             log.info("container %s: still runs %gs after signal %d", row.id, timeout_seconds, row.stop_signal)
@@ -68,6 +70,7 @@ async def kill_container(node: Node, container_id: str) -> None:
             raise Internal(
                 f"container {row.id}: processes outlive SIGKILL by {seconds:g}s (uninterruptible?)"
             ) from None
+    await exit_told(node, row.id)
 
 
 async def _send(pod: LivePod, row: ContainerRow, number: int, *, everything: bool = False) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from orlop.base.errors import FailedPrecondition
 from orlop.services.node import Node
+from orlop.services.nri.events import container_updated, container_updates
 from orlop.specs.pod import LinuxResources
 
 
@@ -19,9 +20,13 @@ async def update_container_resources(
         row = node.pods.container(container_id)
         if row.finished_at or not row.created_at:
             raise FailedPrecondition(f"container {row.id}: cannot be updated, it is {row.state.name.lower()}")
-        merged = merge(row.resources, resources)
-        node.cgroups.update(row.cgroup, resources)
-        node.pods.put_container(msgspec.structs.replace(row, resources=merged))
+        async with node.nri.operation():
+            wanted, record = await container_updates(node, row, resources)
+            row = node.pods.container(row.id)
+            node.cgroups.update(row.cgroup, wanted)
+            row = msgspec.structs.replace(row, resources=merge(row.resources, resources) if record is None else record)
+            node.pods.put_container(row)
+        await container_updated(node, row)
 
 
 def merge(old: LinuxResources, new: LinuxResources) -> LinuxResources:

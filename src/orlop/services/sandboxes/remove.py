@@ -14,6 +14,7 @@ from orlop.metadata.pods import SandboxRow
 from orlop.services.containers.remove import discard_container
 from orlop.services.monitors import end_monitor, publish_sandbox
 from orlop.services.node import Node
+from orlop.services.nri.events import container_removed, sandbox_removed
 from orlop.services.sandboxes.stop import stop_sandbox
 from orlop.specs.pod import EventType
 
@@ -38,8 +39,11 @@ async def remove_sandbox(node: Node, sandbox_id: str) -> None:
             row = node.pods.sandbox(row.id)
         except NotFound:
             return
+        for container in node.pods.containers_of(row.id):
+            await container_removed(node, container)
         await asyncio.gather(*(discard_container(node, each) for each in node.pods.containers_of(row.id)))
         faults.reach(CONTAINERS)
+        await sandbox_removed(node, row)
         await _end_monitor(node, row)
         faults.reach(MONITOR)
         node.cgroups.remove_sandbox(row.cgroup_parent, made=row.cgroup_parent_made)

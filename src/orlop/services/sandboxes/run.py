@@ -1,6 +1,6 @@
 """RunPodSandbox: from a config to a ready pod: namespaces, monitor, network, cgroup parent.
 
-    join by name -> row -> pod directory -> monitor in its namespaces -> network -> cgroup parent -> ready_at, event
+    join by name -> row -> pod directory -> monitor in its namespaces -> network -> cgroup parent -> NRI plugins -> ready_at, event
 
 Each step registers its undo before it acts. A crash leaves the row without ready_at: recovery undoes the rest.
 Test: tests/kernel/services/test_sandboxes.py.
@@ -29,6 +29,7 @@ from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
 from orlop.services.monitors import end_monitor, publish_sandbox, watch_monitor
 from orlop.services.node import Node
+from orlop.services.nri.events import sandbox_runs
 from orlop.services.refusals import refusing
 from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
@@ -184,8 +185,10 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         faults.reach(CGROUP)
         stages.mark("cgroup")
 
-        row = msgspec.structs.replace(row, ready_at=time.time_ns(), timings=stages.milliseconds)
-        node.pods.put_sandbox(row)
+        async with node.nri.operation():
+            await sandbox_runs(node, row)
+            row = msgspec.structs.replace(row, ready_at=time.time_ns(), timings=stages.milliseconds)
+            node.pods.put_sandbox(row)
         undo.commit()
         faults.reach(READY)
     for kind in (EventType.CREATED, EventType.STARTED):

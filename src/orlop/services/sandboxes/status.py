@@ -45,13 +45,14 @@ def containers_of(node: Node, sandbox_id: SandboxId) -> tuple[Container, ...]:
 async def list_sandboxes(
     node: Node, *, id: str = "", state: SandboxState | None = None, labels: Mapping[str, str] | None = None
 ) -> list[Sandbox]:
-    """Return the sandboxes that match all given filters; a sandbox that is still being made is not ready."""
+    """Return the sandboxes that match all given filters; one that is still being made is not there yet."""
     wanted = (labels or {}).items()
     view = node.views.sandbox
     return [
         view(row)
         for row in node.pods.sandboxes()
-        if (not id or row.id.startswith(id))
+        if (row.ready_at or row.stopped_at or row.reason)
+        and (not id or row.id.startswith(id))
         and (state is None or row.state is state)
         and wanted <= row.config.labels.items()
     ]

@@ -1,6 +1,7 @@
 """StopPodSandbox: end all containers at once, give the network back, mark the sandbox not ready. Idempotent.
 
-    containers killed -> network detached -> stopped_at, event. The monitor stays until RemovePodSandbox (logs can be reopened, exits asked).
+    containers killed -> NRI plugins told -> network detached -> stopped_at, event. The monitor stays until RemovePodSandbox (logs can
+be reopened, exits asked).
 Test: tests/kernel/services/test_sandboxes.py.
 """
 
@@ -17,6 +18,7 @@ from orlop.metadata.pods import SandboxRow
 from orlop.services.containers.stop import kill_container
 from orlop.services.monitors import publish_sandbox
 from orlop.services.node import Node
+from orlop.services.nri.events import sandbox_stops
 from orlop.services.sandboxes.run import detach_network
 from orlop.specs.pod import EventType
 
@@ -39,6 +41,8 @@ async def _stop(node: Node, row: SandboxRow) -> None:
     if running:
         await asyncio.gather(*(kill_container(node, each.id) for each in running))
     faults.reach(CONTAINERS)
+    if not row.stopped_at:
+        await sandbox_stops(node, row)
     await detach_network(node, row)
     faults.reach(NETWORK)
     if not row.stopped_at:

@@ -11,6 +11,7 @@ import msgspec
 from orlop.base.errors import FailedPrecondition
 from orlop.services.containers.update import merge
 from orlop.services.node import Node
+from orlop.services.nri.events import sandbox_updated, sandbox_updates
 from orlop.specs.pod import LinuxResources
 
 
@@ -22,13 +23,17 @@ async def update_sandbox_resources(
         row = node.pods.sandbox(sandbox_id)
         if not row.ready_at or row.stopped_at:
             raise FailedPrecondition(f"sandbox {row.id}: cannot be updated, it is not ready")
+        await sandbox_updates(node, row, overhead, resources)
+        row = node.pods.sandbox(row.id)
         config = row.config
         changed = msgspec.structs.replace(
             config,
             overhead=_merged(config.overhead, overhead),
             resources=_merged(config.resources, resources),
         )
-        node.pods.put_sandbox(msgspec.structs.replace(row, config=changed))
+        row = msgspec.structs.replace(row, config=changed)
+        node.pods.put_sandbox(row)
+        await sandbox_updated(node, row)
 
 
 def _merged(old: LinuxResources | None, new: LinuxResources | None) -> LinuxResources | None:
