@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from orlop.cli.client import Client
 from orlop.specs.cri_gen import api_pb2 as cri
 from orlop.specs.nri_gen import nri_pb2 as nri
 from tests.cri.client import CALL_SECONDS, Pod, container_config, pull, sandbox_config
-from tests.cri.daemons import Daemon, Orlopd
+from tests.cri.daemons import TOP, Daemon, Orlopd
 from tests.cri.harness import Source
 from tests.cri.plugins import Plugin
 from tests.images.conformance import BUSYBOX
@@ -208,6 +209,7 @@ def test_adjustments_are_in_the_container(pod, orlopd, socket, tmp_path):
 
 REFUSED = [
     (adjusting(hooks=nri.Hooks(prestart=[nri.Hook(path="/bin/true")])), "UNIMPLEMENTED", "hooks"),
+    (adjusting(CDI_devices=[nri.CDIDevice(name="vendor.com/class=one")]), "NOT_FOUND", "vendor.com/class=one"),
     (linux(net_devices={"eth7": nri.LinuxNetDevice(name="net7")}), "UNIMPLEMENTED", "netDevices"),
     (linux(rdt=nri.LinuxRdt(clos_id=nri.OptionalString(value="gold"))), "UNIMPLEMENTED", "intelRdt"),
     (linux(memory_policy=nri.LinuxMemoryPolicy(mode=nri.MPOL_BIND, nodes="0")), "UNIMPLEMENTED", "memoryPolicy"),
@@ -454,6 +456,34 @@ def test_a_configured_socket_that_is_taken_stops_the_start(orlopd, socket, regis
         second.__enter__()
     with Plugin(socket):
         pass
+
+
+def test_the_sample_plugin_is_started_and_does_what_pods_ask_for(registry, tmp_path):
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    sample = (TOP / "examples" / "nri_plugin.py").read_text().split("\n", 1)[1]
+    program = plugins / "10-sample"
+    # Its first line looks for Python in PATH; here it is the tests' own, with the package in the source tree.
+    program.write_text(
+        f"#!{sys.executable}\nimport sys; sys.path.insert(0, {str(TOP / 'src')!r})\n{_future_first(sample)}"
+    )
+    program.chmod(0o755)
+    with Orlopd(registry.certs_d, name="nri5", nri=f'plugin_path = "{plugins}"') as daemon:
+        with Client(daemon.address) as client:
+            pull(client, BUSYBOX)
+            pod = new_pod(client, daemon, annotations={"env.sample.nri/WHO": "sample", "nofile.sample.nri": "321"})
+            container = pod.launch(container_config("asks"))
+            assert pod.exec(container, "sh", "-c", "echo $WHO $(ulimit -n)").stdout == b"sample 321\n"
+            pod.remove()
+        log = daemon.log_tail(400)
+    assert "0 pods and 0 containers are there" in log
+    assert f"orlop-tests/{pod.config.metadata.name}: asks is created" in log
+    assert "asks ended with 137" in log
+
+
+def _future_first(text: str) -> str:
+    """A __future__ import must be the first statement: it is not needed once another stands before it."""
+    return text.replace("from __future__ import annotations\n", "")
 
 
 def test_switched_off_there_is_no_socket(registry):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.base.errors import InvalidArgument
-from orlop.daemon.config import Flags, Handler, load, read
+from orlop.daemon.config import Flags, Handler, NriConfig, load, read
 from orlop.daemon.toml_lines import key_lines
 
 
@@ -59,10 +59,27 @@ type = "oci"
 path = "/usr/bin/crun"
 [metrics]
 address = "127.0.0.1:9100"
+[nri]
+enabled = false
+socket_path = "/n.sock"
+disable_connections = true
+plugin_path = "/p"
+plugin_config_path = "/c"
+registration_timeout = 7
+request_timeout = "500ms"
 [log]
 format = "json"
 """,
         )
+    )
+    assert config.nri == NriConfig(
+        enabled=False,
+        socket_path=Path("/n.sock"),
+        disable_connections=True,
+        plugin_path=Path("/p"),
+        plugin_config_path=Path("/c"),
+        registration_timeout=7.0,
+        request_timeout=0.5,
     )
     assert config.cni.bin_dirs == (Path("/b1"), Path("/b2"))
     assert config.runtime.handlers["crun"] == Handler(type="oci", path=Path("/usr/bin/crun"))
@@ -127,6 +144,12 @@ bin_dirs = [
             '[network]\nsubnets = ["10.0.0.1/8"]',
             "2: network.subnets: '10.0.0.1/8' is not a subnet: 10.0.0.1/8 has host bits set",
         ),
+        ("[nri]\nenabled = 1", "2: nri.enabled: must be true or false, not a number"),
+        (
+            "[nri]\nrequest_timeout = 0",
+            '2: nri.request_timeout: must be seconds above 0 and up to 3600, such as 5, 0.5 or "500ms"',
+        ),
+        (f'[nri]\nsocket_path = "/{"x" * 108}"', "2: nri.socket_path: the path is longer than 107 bytes"),
         ("a = = 1", "1: invalid value"),
     ],
 )

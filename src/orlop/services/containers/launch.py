@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import msgspec
 
+from orlop.base import faults
 from orlop.base.errors import Internal, InvalidArgument
 from orlop.kernel.openat2 import open_in_root
 from orlop.metadata.pods import ContainerRow, SandboxRow
@@ -52,6 +53,8 @@ from orlop.specs.runtime import RuntimeSpec, dump, load
 
 ROOTFS = Fd("rootfs")
 CGROUP_CLONE = Fd("cgroup.clone")
+PLUGINS = "container.create.plugins"
+faults.declare(PLUGINS)
 POD_NAMESPACES = ("network", "uts", "ipc")
 """Those that the monitor lives in, so that a child inherits them."""
 
@@ -131,6 +134,7 @@ async def plan_container(
     if names := asked_devices(config):
         built = msgspec.structs.replace(built, spec=edit_spec(built.spec, node.cdi, names, subject))
     asked = await container_creates(node, sandbox, row, built, _reported(built.spec), subject)
+    faults.reach(PLUGINS)
     with asked.blamed(subject):
         launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, rootfs, fds)
     return replace(launch, log_rate=log_rate)

@@ -1,4 +1,4 @@
-"""Pods and containers as NRI's messages. Pure: rows and specs in, messages out. Test: tests/unit/services/nri/test_messages.py."""
+"""Pods and containers as NRI's messages. Pure: rows and specs in, messages out. Test: tests/unit/services/nri/test_adjust.py."""
 
 from __future__ import annotations
 

@@ -35,16 +35,17 @@ from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
 from orlop.specs.pod import EventType, NamespaceMode, SandboxConfig
 
-ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, READY = (
+ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, PLUGINS, READY = (
     "sandbox.run.row",
     "sandbox.run.directory",
     "sandbox.run.monitor",
     "sandbox.run.namespaces",
     "sandbox.run.network",
     "sandbox.run.cgroup",
+    "sandbox.run.plugins",
     "sandbox.run.ready",
 )
-faults.declare(ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, READY)
+faults.declare(ROW, DIRECTORY, MONITOR, NAMESPACES, NETWORK, CGROUP, PLUGINS, READY)
 
 
 def sandbox_name(config: SandboxConfig) -> str:
@@ -187,6 +188,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
 
         async with node.nri.operation():
             await sandbox_runs(node, row)
+            faults.reach(PLUGINS)
             row = msgspec.structs.replace(row, ready_at=time.time_ns(), timings=stages.milliseconds)
             node.pods.put_sandbox(row)
         undo.commit()
