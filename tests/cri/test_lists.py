@@ -89,9 +89,15 @@ def test_streams_and_lists_agree_under_every_filter(client, pods):
 def test_a_list_shows_a_change_at_once(client, pods):
     first, (a, b) = pods[0]
 
+    def listed(request):
+        answer = client.runtime.ListContainers(request, timeout=CALL_SECONDS).containers
+        return {each.id: each.state for each in answer if each.pod_sandbox_id == first.id}
+
     def states():
-        request = cri.ListContainersRequest(filter=cri.ContainerFilter(pod_sandbox_id=first.id))
-        return {each.id: each.state for each in client.runtime.ListContainers(request, timeout=CALL_SECONDS).containers}
+        found = listed(cri.ListContainersRequest(filter=cri.ContainerFilter(pod_sandbox_id=first.id)))
+        for everything in (cri.ListContainersRequest(), cri.ListContainersRequest(filter=cri.ContainerFilter())):
+            assert listed(everything) == found
+        return found
 
     assert states() == {a: cri.CONTAINER_RUNNING, b: cri.CONTAINER_CREATED}
     first.start(b)
@@ -99,6 +105,9 @@ def test_a_list_shows_a_change_at_once(client, pods):
     assert states() == {a: cri.CONTAINER_EXITED, b: cri.CONTAINER_RUNNING}
     first.remove_container(a)
     assert states() == {b: cri.CONTAINER_RUNNING}
+    first.stop()
+    items = client.runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=CALL_SECONDS).items
+    assert {each.id: each.state for each in items}[first.id] == cri.SANDBOX_NOTREADY
 
 
 def test_images_are_streamed(client, pod):

@@ -7,7 +7,7 @@ pods and containers are kept as bytes between calls (entries.py). Test: tests/cr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
@@ -28,6 +28,10 @@ from orlop.specs.pod import Container, ContainerState, ContainerStats, Sandbox, 
 S = TypeVar("S", ContainerState, SandboxState)
 
 
+_NO_SANDBOX_FILTER: Final = pb.PodSandboxFilter()
+_NO_CONTAINER_FILTER: Final = pb.ContainerFilter()
+
+
 class RuntimeLists(Service):
     """One method an RPC; unary ones return their response as bytes."""
 
@@ -39,6 +43,8 @@ class RuntimeLists(Service):
         self._containers: Entries[Container] = Entries(
             (pb.ListContainersResponse, pb.StreamContainersResponse), convert.container_out, node.pods.has_container
         )
+        self._all_sandboxes = self._all_containers = (-1, b"")
+        """(revision of the store, answer without a filter): what kubelet asks every second."""
         self._container_stats: Entries[ContainerStats] = Entries(
             (pb.ListContainerStatsResponse, pb.StreamContainerStatsResponse), convert.container_stats_out
         )
@@ -51,7 +57,13 @@ class RuntimeLists(Service):
         )
 
     async def ListPodSandbox(self, request: pb.ListPodSandboxRequest) -> bytes:
-        return b"".join(await self._list_sandboxes(request.filter))
+        if request.filter != _NO_SANDBOX_FILTER:
+            return b"".join(await self._list_sandboxes(request.filter))
+        revision, answer = self._all_sandboxes
+        if revision != self._node.pods.revision:
+            answer = b"".join(await self._list_sandboxes(request.filter))
+            self._all_sandboxes = self._node.pods.revision, answer
+        return answer
 
     async def StreamPodSandboxes(self, request: pb.StreamPodSandboxesRequest) -> AsyncIterator[bytes]:
         async for batch in batches(await self._list_sandboxes(request.filter)):
@@ -68,7 +80,13 @@ class RuntimeLists(Service):
         return [entry(each.id, each) for each in listed]
 
     async def ListContainers(self, request: pb.ListContainersRequest) -> bytes:
-        return b"".join(await self._list_containers(request.filter))
+        if request.filter != _NO_CONTAINER_FILTER:
+            return b"".join(await self._list_containers(request.filter))
+        revision, answer = self._all_containers
+        if revision != self._node.pods.revision:
+            answer = b"".join(await self._list_containers(request.filter))
+            self._all_containers = self._node.pods.revision, answer
+        return answer
 
     async def StreamContainers(self, request: pb.StreamContainersRequest) -> AsyncIterator[bytes]:
         async for batch in batches(await self._list_containers(request.filter)):

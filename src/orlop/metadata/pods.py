@@ -111,6 +111,8 @@ class PodStore:
         self._sandbox_names: dict[str, SandboxId] = {}
         self._container_names: dict[str, ContainerId] = {}
         self._of_sandbox: dict[SandboxId, dict[ContainerId, None]] = {}
+        self.revision = 0
+        """Rises with every change of a row: what was made of all rows is right as long as it stands."""
         sandbox_decoder = msgspec.json.Decoder(SandboxRow)
         container_decoder = msgspec.json.Decoder(ContainerRow)
         for (facts,) in self._db.execute("SELECT facts FROM sandboxes ORDER BY rowid"):
@@ -143,6 +145,7 @@ class PodStore:
         """Replace the facts of an existing sandbox."""
         self._db.execute("UPDATE sandboxes SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
         self._sandboxes[row.id] = row
+        self.revision += 1
 
     def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         row = self._sandboxes.get(sandbox_id)
@@ -150,6 +153,7 @@ class PodStore:
             return
         self._db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
         del self._sandboxes[sandbox_id]
+        self.revision += 1
         del self._sandbox_names[row.name]
         self._of_sandbox.pop(sandbox_id, None)
 
@@ -186,6 +190,7 @@ class PodStore:
     def put_container(self, row: ContainerRow) -> None:
         self._db.execute("UPDATE containers SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
         self._containers[row.id] = row
+        self.revision += 1
 
     def remove_container(self, container_id: ContainerId) -> None:
         row = self._containers.get(container_id)
@@ -193,6 +198,7 @@ class PodStore:
             return
         self._db.execute("DELETE FROM containers WHERE id = ?", (container_id,))
         del self._containers[container_id]
+        self.revision += 1
         del self._container_names[row.name]
         self._of_sandbox.get(row.sandbox_id, {}).pop(container_id, None)
 
@@ -228,11 +234,13 @@ class PodStore:
 
     def _remember_sandbox(self, row: SandboxRow) -> None:
         self._sandboxes[row.id] = row
+        self.revision += 1
         self._sandbox_names[row.name] = row.id
         self._of_sandbox.setdefault(row.id, {})
 
     def _remember_container(self, row: ContainerRow) -> None:
         self._containers[row.id] = row
+        self.revision += 1
         self._container_names[row.name] = row.id
         self._of_sandbox.setdefault(row.sandbox_id, {})[row.id] = None
 

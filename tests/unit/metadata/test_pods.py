@@ -98,3 +98,28 @@ def test_states_are_derived_from_facts() -> None:
     row = msgspec.structs.replace(row, started_at=2)
     assert row.state is ContainerState.RUNNING
     assert msgspec.structs.replace(row, finished_at=3).state is ContainerState.EXITED
+
+
+def test_every_change_of_a_row_is_a_new_revision(tmp_path: Path) -> None:
+    store = PodStore(tmp_path / "pods.db")
+    pod = sandbox()
+    row = container(pod)
+    changes = (
+        lambda: store.add_sandbox(pod),
+        lambda: store.put_sandbox(msgspec.structs.replace(pod, ready_at=1)),
+        lambda: store.add_container(row),
+        lambda: store.put_container(msgspec.structs.replace(row, created_at=1)),
+        lambda: store.remove_container(row.id),
+        lambda: store.remove_sandbox(pod.id),
+    )
+    seen = {store.revision}
+    for change in changes:
+        change()
+        assert store.revision not in seen
+        seen.add(store.revision)
+    last = store.revision
+    store.remove_sandbox(pod.id)
+    store.remove_container(row.id)
+    list(store.sandboxes()), list(store.containers())
+    assert store.revision == last
+    store.close()
