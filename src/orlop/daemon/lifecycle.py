@@ -25,7 +25,7 @@ from orlop.daemon.notify import notify
 from orlop.daemon.wiring import wire
 from orlop.nri.listen import Listener
 from orlop.services.containers.autoremove import arm_removals
-from orlop.services.gc import sweep_cgroups
+from orlop.services.gc import sweep_cgroups, sweep_network
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
 from orlop.services.node import Node
@@ -106,6 +106,7 @@ async def run(config: Config) -> None:
     arm_removals(node)
     node.supervisor.spawn("sweep cgroups", sweep_cgroups(node))
     plugins = await _open_nri(node, config)
+    node.supervisor.spawn("sweep network", sweep_network(node))
     network = await node.network.status()
     if not network.ready:
         log.warning("network is not ready: %s", network.message)

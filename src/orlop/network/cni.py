@@ -210,6 +210,9 @@ class CniNetwork:
         network = self.configuration.network()
         if not request.netns_path:
             raise InvalidArgument(f"sandbox {request.sandbox_id}: network {network.name}: no network namespace given")
+        for plugin in network.plugins:
+            # Found out before the first one has made anything: one that is missing could not be asked to take it back either.
+            self._find(plugin.type, _subject(request.sandbox_id, network))
         intent = Intent(
             sandbox_id=request.sandbox_id,
             netns=request.netns_path,
@@ -345,6 +348,10 @@ class CniNetwork:
                     await self._delete(intent)
             except OrlopError as error:
                 log.error("sandbox %s: network cannot be taken back: %s", sandbox_id, error)
+
+    async def sweep(self, known: AbstractSet[str]) -> None:
+        """Run DEL again for sandboxes that are known no more: their removal went on although a plugin had failed."""
+        await self.reconcile(known)
 
     async def status(self) -> NetworkStatus:
         """Say whether the configuration can be used: it parses, its plugins exist, and (CNI 1.1) they answer STATUS."""
