@@ -222,6 +222,8 @@ class Daemon(ABC):
         for each in sorted(self.scope().take().cgroups, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(each)
+        for each in Path("/var/lib/cni/results").glob(f"orlop-{self.bridge}-*"):
+            each.unlink(missing_ok=True)
         # Made for pods without a cgroup parent; one that is in use, by whomever, stays.
         for each in (CGROUP_ROOT, *CGROUP_ROOT.iterdir()):
             with contextlib.suppress(OSError):

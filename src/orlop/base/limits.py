@@ -141,6 +141,8 @@ CNI_ADD_SECONDS: Final = 120.0
 CNI_DEL_SECONDS: Final = 60.0
 CNI_CHECK_SECONDS: Final = 30.0
 CNI_STATUS_SECONDS: Final = 10.0
+CNI_GC_SECONDS: Final = 20.0
+"""At the start, before anybody is served."""
 
 # NRI plugins.
 TTRPC_MESSAGE_BYTES: Final = 4 * MIB
