@@ -241,6 +241,7 @@ class Orlopd(Daemon):
         super().__init__(name, certs_d, cni=cni, arguments=arguments)
         self.nri = nri
         self.environment["PYTHONPATH"] = str(TOP / "src")
+        self.more_config = ""
 
     def write_config(self) -> None:
         self.config_path.write_text(
@@ -256,7 +257,7 @@ subnets = ["10.{self.subnet}.0.0/16"]
 
 [nri]
 {self.nri}
-"""
+{self.more_config}"""
         )
 
     def command(self) -> list[str]:

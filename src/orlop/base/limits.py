@@ -159,3 +159,12 @@ NRI_CONFIG_BYTES: Final = 1 * MIB
 """A plugin's configuration file; it has to fit into one message."""
 NRI_EVICT_GRACE_SECONDS: Final = 10.0
 """Between stop signal and SIGKILL for a container that a plugin evicts."""
+
+# Programs of other OCI runtimes.
+OCI_PROGRAM_OUTPUT_BYTES: Final = 256 * KIB
+"""Of --version and features."""
+OCI_PROGRAM_LOG_BYTES: Final = 64 * KIB
+"""The end of its log is read; what stands before is not."""
+OCI_PROGRAM_REASON_CHARACTERS: Final = 1024
+OCI_PROGRAM_SECONDS: Final = 30.0
+OCI_PROBE_SECONDS: Final = 10.0

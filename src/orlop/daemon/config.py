@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import logging
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -197,6 +198,17 @@ def read(flags: Flags) -> tuple[Config, tuple[Problem, ...]]:
     )
     top = {key[0]: value for key, value in values.items() if len(key) == 1}
     return Config(**{**top, **tables, **over}, runtime=runtime, flags=flags), tuple(reader.problems)
+
+
+def check(flags: Flags) -> tuple[Problem, ...]:
+    """Return all problems of the files, and handlers whose program cannot be run here: the daemon starts without these, and refuses their pods."""
+    _, problems = read(flags)
+    reader = _Reader()
+    for file in config_files(flags.config, []):
+        reader.read(file)
+    reader.problems.clear()
+    reader.check_programs()
+    return (*problems, *reader.problems)
 
 
 def config_files(named: Path | None, problems: list[Problem]) -> list[Path]:
@@ -455,6 +467,14 @@ class _Reader:
         for given, other in (pair, pair[::-1]):
             if given in self.values and other not in self.values:
                 self._complain(given, f"needs {'.'.join(other)} as well")
+
+    def check_programs(self) -> None:
+        """Say which handlers' programs are not there."""
+        for name, handler in self.handlers().items():
+            if handler.path is None or (handler.path.is_file() and os.access(handler.path, os.X_OK)):
+                continue
+            reason = "is not an executable file" if handler.path.exists() else "does not exist"
+            self._complain(("runtime", "handlers", name, "path"), f"{handler.path} {reason}")
 
     def handlers(self) -> dict[str, Handler]:
         names = [key[2] for key in self._given if len(key) == 3 and key[:2] == ("runtime", "handlers")]

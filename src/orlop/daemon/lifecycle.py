@@ -20,9 +20,9 @@ from pathlib import Path
 from orlop.base.errors import FailedPrecondition, OrlopError
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.cri.server import CriServer
-from orlop.daemon.config import Config
+from orlop.daemon.config import BUILT_IN_HANDLER, Config
 from orlop.daemon.notify import notify
-from orlop.daemon.wiring import wire
+from orlop.daemon.wiring import find_handlers, wire
 from orlop.nri.listen import Listener
 from orlop.services.containers.autoremove import arm_removals
 from orlop.services.gc import sweep_cgroups, sweep_network
@@ -72,11 +72,17 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
 
+    handlers = await find_handlers(
+        state,
+        {name: each.path for name, each in config.runtime.handlers.items() if name != BUILT_IN_HANDLER},
+        config.runtime.default_handler,
+    )
     node = wire(
         root,
         state,
         registry_config_path=config.registry.config_path,
         cgroup_driver=config.runtime.cgroup_driver,
+        handlers=handlers,
         bridge=config.network.bridge,
         subnets=config.network.subnets,
         cni_conf_dir=config.cni.conf_dir,

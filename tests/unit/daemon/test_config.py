@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.base.errors import InvalidArgument
-from orlop.daemon.config import Flags, Handler, NriConfig, load, read
+from orlop.daemon.config import Flags, Handler, NriConfig, check, load, read
 from orlop.daemon.toml_lines import key_lines
 
 
@@ -155,6 +155,27 @@ bin_dirs = [
 )
 def test_single_problems(tmp_path, text, problem):
     assert problems(tmp_path, text) == [f"config.toml:{problem}"]
+
+
+def test_programs_of_handlers_are_looked_at_only_by_the_check(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("")
+    text = f"""[runtime.handlers.a]
+type = "oci"
+path = "{program}"
+[runtime.handlers.b]
+type = "oci"
+path = "/nonexistent/x"
+[runtime.handlers.c]
+type = "oci"
+path = "/bin/sh"
+"""
+    flags = write(tmp_path, text)
+    assert load(flags).runtime.handlers["b"].path == Path("/nonexistent/x")
+    assert [str(each).removeprefix(f"{tmp_path}/") for each in check(flags)] == [
+        f"config.toml:3: runtime.handlers.a.path: {program} is not an executable file",
+        "config.toml:6: runtime.handlers.b.path: /nonexistent/x does not exist",
+    ]
 
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path):
