@@ -24,7 +24,7 @@ from typing import Any, Final
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.daemon.toml_lines import Key, key_lines
-from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate
+from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate, parse_rootfs_size
 from orlop.specs.runtime import Rlimit
 from orlop.specs.ulimit import parse_ulimit
 
@@ -70,6 +70,8 @@ class RuntimeConfig:
     """Of every container; an annotation may ask for others, up to these hard limits."""
     log_rate: int = 0
     """Bytes a second of a container's log; 0 = no limit."""
+    rootfs_size: int = 0
+    """Bytes that a container's writable layer may take; 0 = no limit. Needs project quotas (XFS, ext4)."""
     cdi_spec_dirs: tuple[Path, ...] = DEFAULT_CDI_DIRS
     """Where device vendors describe their devices; later ones win. Empty = no CDI."""
 
@@ -294,6 +296,11 @@ def _socket_path(value: object) -> Path:
     return path
 
 
+def _rootfs_size(value: object) -> int:
+    text = _string(value)
+    return parse_rootfs_size(text) if text else 0
+
+
 def _one_of(*choices: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         text = _string(value)
@@ -385,6 +392,7 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("runtime", "cgroup_driver"): _one_of("cgroupfs", "systemd"),
     ("runtime", "default_ulimits"): _ulimits,
     ("runtime", "log_rate"): _log_rate,
+    ("runtime", "rootfs_size"): _rootfs_size,
     ("runtime", "cdi_spec_dirs"): _any_paths,
     ("runtime", "handlers", _HANDLER, "type"): _one_of("orlop", "oci"),
     ("runtime", "handlers", _HANDLER, "path"): _path,

@@ -90,6 +90,7 @@ async def run(config: Config) -> None:
         options=Options(
             ulimits=config.runtime.default_ulimits,
             log_rate=config.runtime.log_rate,
+            rootfs_bytes=config.runtime.rootfs_size,
             cdi_dirs=config.runtime.cdi_spec_dirs,
         ),
         nri_registration_seconds=config.nri.registration_timeout,
@@ -106,6 +107,8 @@ async def run(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config, streams)))
     streams.start()
     await server.start()
+    if node.options.rootfs_bytes and node.rootfs_limits_missing:
+        log.warning("runtime.rootfs_size is ignored: %s", node.rootfs_limits_missing)
     node.snapshots.unmount_leftovers()
     await recover_images(node.images)
     await recover(node)

@@ -102,6 +102,7 @@ def wire(
         nri=Plugins(supervisor, registration_seconds=nri_registration_seconds, request_seconds=nri_request_seconds),
         options=options or Options(),
         handlers=handlers or Handlers(BuiltIn(), {}),
+        rootfs_limits_missing=snapshots.quotas.missing(),
         supervisor=supervisor,
         running_sandboxes=Joiner(supervisor),
         creating_containers=Joiner(supervisor),

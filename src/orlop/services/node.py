@@ -64,6 +64,8 @@ class Node:
     options: Options
     """What the administrator decided for all pods."""
     handlers: Handlers
+    rootfs_limits_missing: str
+    """Why writable layers cannot be limited here; empty: they can."""
     supervisor: Supervisor
     running_sandboxes: Joiner[SandboxId]
     creating_containers: Joiner[ContainerId]

@@ -30,6 +30,7 @@ def test_nothing_given(tmp_path):
     assert config.runtime.handlers == {"orlop": Handler()}
     assert config.runtime.default_ulimits == ()
     assert config.runtime.log_rate == 0
+    assert config.runtime.rootfs_size == 0
     assert config.runtime.cdi_spec_dirs == (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
@@ -53,6 +54,7 @@ default_handler = "crun"
 cgroup_driver = "systemd"
 default_ulimits = ["nofile=1:2", "core=0"]
 log_rate = "1Mi"
+rootfs_size = "10Gi"
 cdi_spec_dirs = []
 [runtime.handlers.crun]
 type = "oci"

@@ -30,6 +30,7 @@ from orlop.services.live import LivePod
 from orlop.services.monitors import publish
 from orlop.services.node import Node
 from orlop.services.nri.events import container_created, container_withdrawn
+from orlop.services.options import rootfs_bytes_of
 from orlop.services.refusals import refusing
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
 
@@ -83,6 +84,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
     volumes = await find_image_volumes(node.images, config, subject)
     log_path = resolve_log_path(sandbox.config.log_directory, config.log_path, subject)
     _refuse_target_outside(node, sandbox, config, subject)
+    size = rootfs_bytes_of(config, sandbox.config, node.options, node.rootfs_limits_missing)
     row = ContainerRow(
         id=new_container_id(),
         name=name,
@@ -107,7 +109,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         stages.mark("row")
 
         undo.push("snapshot", lambda: node.snapshots.remove(row.id))
-        rootfs = node.snapshots.prepare(row.id, image.layer_paths)
+        rootfs = node.snapshots.prepare(row.id, image.layer_paths, size=size)
         fds = [rootfs]
         try:
             faults.reach(SNAPSHOT)
