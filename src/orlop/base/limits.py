@@ -41,6 +41,8 @@ UNIX_PATH_BYTES: Final = 107
 """What fits into sun_path with its final NUL."""
 GRPC_MESSAGE_BYTES: Final = 16 * MIB
 NAME_BYTES: Final = 1024
+METRIC_INTERFACES: Final = 256
+"""Interfaces of one pod that metrics and statistics tell of; a pod with the right to make links can make any number."""
 STREAM_BATCH_ITEMS: Final = 1000
 """Objects in one message of a streamed list."""
 STREAM_BATCH_BYTES: Final = 1 * MIB
