@@ -107,7 +107,7 @@ void kill_all(struct container *k, int signal) {
         if (!k->reaped)
             sys_pidfd_send_signal(k->launch.pidfd, SIGKILL);
         if (by_cgroup)
-            kill_tree(k->cgroup, k->v2);
+            kill_tree(k->cgroup, k->v2, k->reaped ? 0 : k->pid), k->tree_killed = 1;
         else if (k->cgroup >= 0)
             thaw_tree(k->cgroup, k->v2); /* the rest dies with the PID namespace, but a frozen process does not die on v1 */
     } else if (k->cgroup >= 0) {
@@ -224,13 +224,15 @@ void ended(struct container *k, int status) {
         return;
     k->reaped = 1, k->wait_status = status;
     note_status(k);
-    if (k->removing || k->state == CREATING || (k->is_exec && k->launch.state != LAUNCH_RUNNING) || (k->launch.foreign && !k->adopted)) {
+    if (k->removing || k->state == CREATING || (k->is_exec && k->launch.state != LAUNCH_RUNNING)) {
         never_ran(k);
     } else if (k->is_exec) {
+        if (k->tree_killed)
+            kill_tree(k->cgroup, k->v2, 0);
         tell_end(k);
     } else {
         if (k->kill_by_cgroup && k->cgroup >= 0)
-            kill_tree(k->cgroup, k->v2);
+            kill_tree(k->cgroup, k->v2, 0);
         for (struct container *e = pod.containers; e; e = e->next)
             if (e->of == k && !e->reaped)
                 kill_all(e, SIGKILL);

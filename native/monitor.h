@@ -62,7 +62,7 @@ struct container {
     struct container *next;
     char id[ID_MAX];
     enum state state;
-    int is_exec, tty, v2, kill_by_cgroup, stdin_once, kill_on_disconnect, timed_out;
+    int is_exec, tty, v2, kill_by_cgroup, stdin_once, kill_on_disconnect, timed_out, tree_killed;
     int reaped;                    /* its process is, but its execs are not yet: its end is told when they are, or at end_ns */
     int wait_status, removing;
     pid_t pid;

@@ -14,6 +14,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+async def together(*work: Coroutine[Any, Any, object]) -> None:
+    """Run coroutines at the same time until all have ended, then raise the first one's error, by their order.
+
+    Unlike ``asyncio.gather``, which raises while the others still run: an undo must not meet work that is under way.
+    """
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
 class Supervisor:
     """Owns background tasks of one part; ``close`` cancels and awaits them all."""
 

@@ -99,11 +99,16 @@ class Surroundings:
             except Exception as error:  # noqa: BLE001 - the boundary to the wire: nothing may leave it as a bare traceback
                 await _abort_unexpected(context, name, request, error)
             if log.isEnabledFor(level):
-                elapsed = (time.perf_counter() - began) * 1000
-                log.log(level, "%s %s", name, describe(request, response), extra={"rpc": name, "ms": round(elapsed, 3)})
+                # The answer goes out first.
+                milliseconds = round((time.perf_counter() - began) * 1000, 3)
+                asyncio.get_running_loop().call_soon(_log_answer, level, name, milliseconds, request, response)
             return response
 
         return call
+
+
+def _log_answer(level: int, name: str, milliseconds: float, request: object, response: object) -> None:
+    log.log(level, "%s %s", name, describe(request, response), extra={"rpc": name, "ms": milliseconds})
 
 
 def _generator(handler: Streaming, request: Any, context: Any, with_context: bool) -> AsyncGenerator[Response, None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from orlop.base import limits
 from orlop.base.errors import DataLoss, NotFound, OrlopError, PermissionDenied, Unauthenticated, Unavailable
 from orlop.base.ids import Digest
 from orlop.registry.credentials import Credentials
+from orlop.registry.document import Document
 from orlop.registry.hosts import lookup_hosts
 from orlop.registry.transport import TRANSPORT_ERRORS, HostClient, Interrupted, Timeouts, Transport, pause, read_body
 from orlop.specs.descriptor import Descriptor
@@ -43,15 +43,6 @@ class BlobSink(Protocol):
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write at an offset; blocks on the disk, called in a worker thread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A manifest or an index with the type that it was served as."""
-
-    digest: Digest
-    content_type: str
-    data: bytes
 
 
 class RegistryClient:

@@ -12,9 +12,25 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from orlop.base.errors import FailedPrecondition
 from orlop.base.ids import ContainerId, SandboxId
 from orlop.monitor.client import Exited, MonitorClient
+from orlop.oci.ops import Fd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPlan:
+    """An exec's plan as bytes, with the names of the fds that it takes, and the runtime spec that it was compiled from."""
+
+    spec: msgspec.Raw
+    plan: bytes
+    labels: tuple[Fd, ...]
+
+
+ExecKey = tuple[str, tuple[str, ...], bool, bool, int]
+"""Container, command, terminal, gate, number of cgroup fds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +48,8 @@ class LivePod:
     """PID 1 of a shared PID namespace."""
     exits: dict[ContainerId, asyncio.Event] = field(default_factory=dict)
     exec_exits: dict[str, asyncio.Future[Exited]] = field(default_factory=dict)
+    exec_plans: dict[ExecKey, KeptPlan] = field(default_factory=dict)
+    """The latest execs' plans, the oldest first; at most limits.EXEC_PLANS_KEPT."""
 
     def exit_of(self, container_id: ContainerId) -> asyncio.Event:
         """Return the event that is set once the container's exit has been taken into the store."""

@@ -10,7 +10,6 @@ import re
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument, ResourceExhausted
@@ -185,38 +184,7 @@ def _check_path(path: str, field: str) -> None:
         raise InvalidArgument(f"{field}: {path[:200]!r} is not an absolute path")
 
 
-# ---- YAML
-
-
-class _Loader(yaml.CSafeLoader):
-    """Plain data only, and no key twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [str(key.value) for key, _ in node.value]
-        if len(set(keys)) != len(keys):
-            raise yaml.YAMLError(f"a key of {', '.join(sorted(keys))} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-def _check_events(data: bytes) -> None:
-    """Refuse what would cost a loader more than its bytes: aliases (a few lines can mean gigabytes), and depth (it recurses)."""
-    depth = 0
-    for event in yaml.parse(data, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not taken")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > limits.JSON_DEPTH:
-                raise yaml.YAMLError(f"nested deeper than {limits.JSON_DEPTH}")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-
-
 def _read_yaml(data: bytes, name: str) -> Any:
-    if len(data) > limits.CDI_SPEC_BYTES:
-        raise ResourceExhausted(f"{name}: {len(data)} bytes are more than the limit of {limits.CDI_SPEC_BYTES}")
-    try:
-        _check_events(data)
-        return yaml.load(data, Loader=_Loader)  # noqa: S506 - a safe loader, made stricter
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{name}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    from orlop.specs.strict_yaml import read_yaml
+
+    return read_yaml(data, name, limits.CDI_SPEC_BYTES)

@@ -79,10 +79,10 @@ def send(request: web.Request, blob: bytes) -> web.Response:
     return web.Response(status=206, body=blob[begin : end + 1], headers=headers)
 
 
-async def serve(liar: Liar, context: ssl.SSLContext | None = None, **options: bool) -> web.AppRunner:
+async def serve(liar: Liar, context: ssl.SSLContext | None = None) -> web.AppRunner:
     application = web.Application()
     application.router.add_route("*", "/{rest:.*}", liar.answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1, **options)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
@@ -524,8 +524,8 @@ def mirror(
     server: Liar | None = None,
     capabilities: str = '["pull", "resolve"]',
 ) -> None:
-    assert parts.registry.config_path is not None
-    directory = parts.registry.config_path / registry
+    assert parts.registry().config_path is not None
+    directory = parts.registry().config_path / registry
     directory.mkdir(exist_ok=True)
     text = f'server = "http://{server.host}"\n' if server else ""
     for host in hosts:
@@ -573,8 +573,8 @@ async def test_mirror_without_resolve_maps_no_tags(parts: ImageParts, liar: Liar
 
 
 async def test_broken_hosts_toml_names_file_and_key(parts: ImageParts) -> None:
-    assert parts.registry.config_path is not None
-    directory = parts.registry.config_path / "registry.example"
+    assert parts.registry().config_path is not None
+    directory = parts.registry().config_path / "registry.example"
     directory.mkdir()
     (directory / "hosts.toml").write_text('[host."http://x"]\n  capabilites = ["pull"]\n')
     await fails(

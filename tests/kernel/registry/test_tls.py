@@ -89,8 +89,8 @@ def mutual(tmp_path_factory: pytest.TempPathFactory, content: Path, authority: A
 
 
 def hosts(parts: ImageParts, registry: str, text: str) -> None:
-    assert parts.registry.config_path is not None
-    directory = parts.registry.config_path / registry
+    assert parts.registry().config_path is not None
+    directory = parts.registry().config_path / registry
     directory.mkdir(exist_ok=True)
     (directory / "hosts.toml").write_text(text)
 
@@ -122,7 +122,7 @@ async def test_ca_of_the_server(parts: ImageParts, secure: str, authority: Autho
 async def test_ca_of_a_mirror_beside_the_file(parts: ImageParts, secure: str, authority: Authority) -> None:
     """A relative path is relative to hosts.toml; the name that was asked for is kept."""
     hosts(parts, "example.invalid", f'server = "http://127.0.0.1:1"\n[host."https://{secure}"]\nca = ["own.crt"]\n')
-    (parts.registry.config_path / "example.invalid" / "own.crt").write_bytes(authority.path.read_bytes())
+    (parts.registry().config_path / "example.invalid" / "own.crt").write_bytes(authority.path.read_bytes())
     await pulls(parts, "example.invalid")
 
 
@@ -155,7 +155,7 @@ async def test_a_ca_that_cannot_be_used(
 ) -> None:
     hosts(parts, secure, f'server = "https://{secure}"\nca = "{name}"\n')
     if data is not None:
-        (parts.registry.config_path / secure / name).write_bytes(data)
+        (parts.registry().config_path / secure / name).write_bytes(data)
     await fails(parts, secure, FailedPrecondition, words)
 
 
@@ -187,7 +187,7 @@ async def test_a_directory_of_certificates_without_hosts_toml(
 ) -> None:
     """Docker's way: NAME.crt is an authority, NAME.cert and NAME.key are shown; certificates mean HTTPS, also on loopback."""
     certificate, key = files_of(authority, "client")
-    directory = parts.registry.config_path / mutual
+    directory = parts.registry().config_path / mutual
     directory.mkdir()
     (directory / "ca.crt").write_bytes(authority.path.read_bytes())
     (directory / "client.cert").write_bytes(certificate.read_bytes())

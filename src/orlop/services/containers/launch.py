@@ -14,7 +14,7 @@ from typing import TypedDict
 
 import msgspec
 
-from orlop.base import faults
+from orlop.base import faults, limits
 from orlop.base.errors import Internal, InvalidArgument
 from orlop.kernel.openat2 import open_in_root
 from orlop.metadata.pods import ContainerRow, SandboxRow
@@ -42,13 +42,11 @@ from orlop.services.containers.spec_mounts import SHM_FD
 from orlop.services.containers.spec_process import build_exec_process
 from orlop.services.containers.spec_security import choose_seccomp
 from orlop.services.containers.user import resolve_user
-from orlop.services.handlers.protocol import Handler, Planned, PlannedExec, Prepared, host_for
 from orlop.services.images.record import ImageRecord
-from orlop.services.live import LivePod
+from orlop.services.live import KeptPlan, LivePod
 from orlop.services.node import Node
 from orlop.services.nri.events import Asked, container_creates
 from orlop.services.options import log_rate_of, ulimits_of
-from orlop.services.refusals import refusal
 from orlop.services.sandboxes.shm import clone_shm
 from orlop.specs.pod import ContainerConfig, ContainerUser, LinuxResources, NamespaceMode
 from orlop.specs.runtime import RuntimeSpec, dump, load
@@ -65,11 +63,13 @@ POD_NAMESPACES = ("network", "uts", "ipc")
 class Launch:
     """All that the monitor's ``create`` takes, and what the row keeps."""
 
-    planned: Planned
+    plan: bytes
+    fds: tuple[int, ...]
     cgroup: ContainerCgroup
     kill_by_cgroup: bool
     """The container has no PID namespace of its own: ending init does not end the others."""
     stop_signal: int
+    spec_json: bytes
     resources: LinuxResources
     """CRI's record of the limits: what was asked for, and what plugins made of it."""
     user: ContainerUser
@@ -98,7 +98,6 @@ async def plan_container(
     row: ContainerRow,
     image: ImageRecord,
     volumes: tuple[ImageVolume, ...],
-    handler: Handler,
     rootfs: int,
     fds: list[int],
 ) -> Launch:
@@ -120,7 +119,7 @@ async def plan_container(
         sandbox.config,
         image_defaults(image),
         user=user,
-        host=host_for(handler, node.host),
+        host=node.host,
         files=pod_files(node, sandbox),
         sandbox_id=sandbox.id,
         cgroups_path=f"{parent}/{row.id}",
@@ -137,7 +136,7 @@ async def plan_container(
     asked = await container_creates(node, sandbox, row, built, _reported(built.spec), subject)
     faults.reach(PLUGINS)
     with asked.blamed(subject):
-        launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, handler, rootfs, fds)
+        launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, rootfs, fds)
     return replace(launch, log_rate=log_rate)
 
 
@@ -149,7 +148,6 @@ def _launch(
     profile: Profile | None,
     parent: str,
     volumes: tuple[ImageVolume, ...],
-    handler: Handler,
     rootfs: int,
     fds: list[int],
 ) -> Launch:
@@ -165,22 +163,31 @@ def _launch(
         raise Internal(f"container {row.id}: its runtime spec has no resources")
     cgroup = node.cgroups.create_container(parent, row.id, resources, resources.devices)
     try:
-        prepared = Prepared(
-            pod=pod,
-            row=row,
-            built=built,
-            cgroup=cgroup,
-            profile=profile,
-            rootfs=rootfs,
-            mounts=mounts,
-            opened=fds,
+        filter_bytes, filter_flags = b"", 0
+        if profile is not None:
+            compiled = compile_profile(profile)
+            filter_bytes, filter_flags = compiled.bpf, compiled.flags
+        facts = msgspec.structs.replace(
+            built.facts(row.id),
+            seccomp_filter=filter_bytes,
+            seccomp_flags=filter_flags,
+            clamp_limits=node.clamp_limits,
+            cgroup_binds=tuple(
+                CgroupBind(name=name, source=f"{mountpoint}{cgroup.path}") for name, mountpoint in node.cgroup_mounts
+            ),
+            **_cgroup_facts(cgroup),
         )
+        plan = compile_container(built.spec, facts)
+        available = {**_open_fds(pod, built, rootfs, cgroup, plan, fds), **mounts}
+        _refuse_unopened(pod, built, plan, available)
         return Launch(
-            planned=handler.plan(node, prepared),
+            plan=encode(plan),
+            fds=tuple(available[label] for label in plan.fds),
             cgroup=cgroup,
             kill_by_cgroup=asked.namespaces or config.security.namespaces.pid is not NamespaceMode.CONTAINER,
             user=_reported(built.spec),
             stop_signal=built.stop_signal,
+            spec_json=dump(built.spec),
             resources=asked.resources,
         )
     except BaseException:
@@ -202,43 +209,41 @@ def _make_host_directories(directories: Iterable[str]) -> None:
             ) from error
 
 
-def plan_own(node: Node, prepared: Prepared) -> Planned:
-    """Plan the launch that orlop itself does."""
-    built, cgroup = prepared.built, prepared.cgroup
-    filter_bytes, filter_flags = b"", 0
-    if prepared.profile is not None:
-        compiled = compile_profile(prepared.profile)
-        filter_bytes, filter_flags = compiled.bpf, compiled.flags
-    facts = msgspec.structs.replace(
-        built.facts(prepared.row.id),
-        seccomp_filter=filter_bytes,
-        seccomp_flags=filter_flags,
-        clamp_limits=node.clamp_limits,
-        cgroup_binds=tuple(
-            CgroupBind(name=name, source=f"{mountpoint}{cgroup.path}") for name, mountpoint in node.cgroup_mounts
-        ),
-        **_cgroup_facts(cgroup),
-    )
-    plan = compile_container(built.spec, facts)
-    available = {
-        ROOTFS: prepared.rootfs,
-        **_cgroup_fds(cgroup),
-        **open_shm(prepared.pod, plan, prepared.opened),
-        **prepared.mounts,
-    }
-    refuse_unopened(prepared.pod, built, plan, available)
-    return Planned(
-        plan=encode(plan),
-        fds=tuple(available[label] for label in plan.fds),
-        spec_json=dump(built.spec),
-        explain=lambda _: None,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecLaunch:
+    plan: bytes
+    fds: tuple[int, ...]
 
 
-def plan_own_exec(
+def plan_exec(
+    node: Node,
+    row: ContainerRow,
+    cgroup: ExecCgroup,
+    command: tuple[str, ...],
+    *,
+    tty: bool = False,
+    gate: bool = False,
+) -> ExecLaunch:
+    """Prepare one more process in a running container; the fds are the cgroup's. ``gate``: it waits there until it is started.
+
+    Probes run the same command again and again: the last few plans of a pod are kept, and taken while the container's spec is the same.
+    """
+    plans = node.live.need(row.sandbox_id).exec_plans
+    key = (row.id, command, tty, gate, len(cgroup.join_fds))
+    kept = plans.pop(key, None)
+    if kept is None or kept.spec != row.spec:
+        plan = _compile_exec(node, row, cgroup, command, tty=tty, gate=gate)
+        kept = KeptPlan(spec=row.spec, plan=encode(plan), labels=plan.fds)
+        while len(plans) >= limits.EXEC_PLANS_KEPT:
+            del plans[next(iter(plans))]
+    plans[key] = kept
+    available = _cgroup_fds(cgroup)
+    return ExecLaunch(plan=kept.plan, fds=tuple(available[label] for label in kept.labels))
+
+
+def _compile_exec(
     node: Node, row: ContainerRow, cgroup: ExecCgroup, command: tuple[str, ...], *, tty: bool, gate: bool
-) -> PlannedExec:
-    """Plan one more process in a running container, joined by orlop itself; the fds are the cgroup's. ``gate``: it waits there to be started."""
+) -> Plan:
     spec = load(bytes(row.spec))
     if spec.linux is None:
         raise Internal(f"container {row.id}: its stored runtime spec has no linux object")
@@ -258,14 +263,7 @@ def plan_own_exec(
         clamp_limits=node.clamp_limits,
         exec_gate=gate,
     )
-    plan = compile_exec(build_exec_process(spec, command, tty=tty), spec, facts)
-    available = _cgroup_fds(cgroup)
-    subject = f"container {row.id}"
-    return PlannedExec(
-        plan=encode(plan),
-        fds=tuple(available[label] for label in plan.fds),
-        explain=lambda error: refusal(subject, error),
-    )
+    return compile_exec(build_exec_process(spec, command, tty=tty), spec, facts)
 
 
 def pod_files(node: Node, sandbox: SandboxRow) -> PodFiles:
@@ -323,14 +321,17 @@ def _cgroup_fds(cgroup: ContainerCgroup | ExecCgroup) -> dict[Fd, int]:
     return {CGROUP_CLONE: cgroup.clone_fd, **dict(zip(_task_labels(cgroup), cgroup.join_fds, strict=False))}
 
 
-def open_shm(pod: LivePod, plan: Plan, opened: list[int]) -> dict[Fd, int]:
-    """Return a clone of the pod's /dev/shm if the plan names it; the fd is appended to ``opened``."""
-    if SHM_FD not in plan.fds:
-        return {}
-    if pod.shm_fd < 0:
-        raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
-    opened.append(clone_shm(pod.shm_fd))
-    return {SHM_FD: opened[-1]}
+def _open_fds(
+    pod: LivePod, built: BuiltSpec, rootfs: int, cgroup: ContainerCgroup, plan: Plan, fds: list[int]
+) -> dict[Fd, int]:
+    """Return the fd of every label that the plan names; what is opened for it is appended to ``fds``."""
+    available = {ROOTFS: rootfs, **_cgroup_fds(cgroup)}
+    if SHM_FD in plan.fds:
+        if pod.shm_fd < 0:
+            raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
+        available[SHM_FD] = clone_shm(pod.shm_fd)
+        fds.append(available[SHM_FD])
+    return available
 
 
 def _open_mounts(
@@ -348,7 +349,7 @@ def _open_mounts(
     return available
 
 
-def refuse_unopened(pod: LivePod, built: BuiltSpec, plan: Plan, available: Mapping[Fd, int]) -> None:
+def _refuse_unopened(pod: LivePod, built: BuiltSpec, plan: Plan, available: Mapping[Fd, int]) -> None:
     missing = [label for label in plan.fds if label not in available]
     if missing:
         raise Internal(

@@ -17,13 +17,17 @@ from orlop.base import limits
 from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import MonitorError
-from orlop.services.handlers.protocol import PlannedExec
+from orlop.oci.cgroups.handles import ExecCgroup
+from orlop.services.containers.launch import plan_exec
 from orlop.services.node import Node
+from orlop.services.refusals import refusal
 from orlop.specs.pod import ContainerState
 
 READ_BYTES = 64 * limits.KIB
 DRAIN_SECONDS = 0.05
 """How long output that is already written may take to be read after the command has ended, when a child keeps the pipe open."""
+PIPE_READS = 3
+"""A pipe of the default size is empty after one read, and the end of file is the next; more is left to the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +38,19 @@ class ExecResult:
 
 
 class _Collector:
-    """Reads one pipe without blocking up to the cap; ``ended`` is set at end of file."""
+    """Takes what comes out of one pipe without blocking, up to the cap; ``ended`` is set at end of file."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.data = bytearray()
         self.ended = asyncio.Event()
         os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self.read)
+
+    def watch(self) -> None:
+        asyncio.get_running_loop().add_reader(self.fd, self.read)
 
     def read(self) -> None:
+        """Take one chunk, if there is one."""
         try:
             chunk = os.read(self.fd, READ_BYTES)
         except BlockingIOError:
@@ -54,6 +61,16 @@ class _Collector:
         room = limits.EXEC_SYNC_OUTPUT_BYTES - len(self.data)
         if room > 0:
             self.data += chunk[:room]
+
+    async def drain(self) -> None:
+        """Read to the end of file. What is in the pipe is taken at once; a child that keeps the pipe open is not waited for for long."""
+        for _ in range(PIPE_READS):
+            if self.fd < 0:
+                return
+            self.read()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.ended.wait()
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -76,14 +93,12 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
         raise FailedPrecondition(f"container {row.id}: exec: it is {row.state.name.lower()}, not running")
     pod = node.live.need(row.sandbox_id)
     exec_id = new_exec_id()
-    handler = node.handlers.of(node.pods.sandbox(row.sandbox_id))
-    cgroup = handler.exec_cgroup(node, row, exec_id)
+    cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
     ended = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
-    launch: PlannedExec | None = None
     collectors: list[_Collector] = []
     try:
-        launch = handler.plan_exec(node, row, cgroup, exec_id, command, tty=False)
+        launch = plan_exec(node, row, cgroup, command)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         collectors.append(_Collector(out_read))
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
@@ -103,17 +118,18 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                 kill_on_disconnect=True,
             )
         except MonitorError as error:
-            if (better := launch.explain(error)) is not None:
-                raise better from error
+            if (wrong := refusal(f"container {row.id}", error)) is not None:
+                raise wrong from error
             raise
         finally:
             os.close(out_write)
             os.close(err_write)
+        # Not before the command runs: until then nothing comes, and this is done while it does its work.
+        for collector in collectors:
+            collector.watch()
         exited = await ended
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                for collector in collectors:
-                    await collector.ended.wait()
+        for collector in collectors:
+            await collector.drain()
         if exited.timed_out:
             shown = " ".join(command)[:200]
             raise DeadlineExceeded(
@@ -127,9 +143,12 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
         raise
     finally:
         pod.exec_exits.pop(exec_id, None)
-        if launch is not None:
-            launch.close()
         for collector in collectors:
             collector.close()
-        cgroup.close()
-        node.cgroups.remove_exec(row.cgroup, exec_id)
+        # The answer goes out first.
+        asyncio.get_running_loop().call_soon(_discard, node, row.cgroup, exec_id, cgroup)
+
+
+def _discard(node: Node, parent: str, exec_id: str, cgroup: ExecCgroup) -> None:
+    cgroup.close()
+    node.cgroups.remove_exec(parent, exec_id)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orlop.base.ids import DiffId, ImageId
 from orlop.base.paths import RootPaths
@@ -22,11 +23,33 @@ from orlop.kernel.unpack import remove_tree
 from orlop.layers.apply import LayerPool
 from orlop.layers.directories import LayerDirectories
 from orlop.metadata.images import ImageRow, ImageStore
-from orlop.registry.client import RegistryClient
-from orlop.registry.transport import Timeouts
 from orlop.services.images.progress import PullTracker
 from orlop.services.images.record import ImageConfigRecord, ImageRecord
 from orlop.specs.image import split_user
+
+if TYPE_CHECKING:
+    from orlop.registry.client import RegistryClient
+    from orlop.registry.transport import Timeouts
+
+
+class LazyRegistry:
+    """The registry client from the first pull on: its HTTP library is a fifth of what the daemon imports."""
+
+    def __init__(self, config_path: Path | None, *, user_agent: str, timeouts: Timeouts | None) -> None:
+        self._config_path, self._user_agent, self._timeouts = config_path, user_agent, timeouts
+        self._client: RegistryClient | None = None
+
+    def __call__(self) -> RegistryClient:
+        if self._client is None:
+            from orlop.registry.client import RegistryClient
+
+            self._client = RegistryClient(self._config_path, user_agent=self._user_agent, timeouts=self._timeouts)
+        return self._client
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +62,7 @@ class ImageParts:
     layers: LayerDirectories
     pool: LayerPool
     db: ImageStore
-    registry: RegistryClient
+    registry: LazyRegistry
     supervisor: Supervisor
     pulls: SharedWork[ImageRecord]
     layer_work: SharedWork[None]
@@ -99,7 +122,7 @@ def open_image_parts(
         layers=LayerDirectories(paths, trash),
         pool=LayerPool(max(2, os.cpu_count() or 1)),
         db=ImageStore(paths.images_db),
-        registry=RegistryClient(registry_config_path, user_agent=user_agent, timeouts=timeouts),
+        registry=LazyRegistry(registry_config_path, user_agent=user_agent, timeouts=timeouts),
         supervisor=supervisor,
         pulls=SharedWork(supervisor.spawn),
         layer_work=SharedWork(supervisor.spawn),

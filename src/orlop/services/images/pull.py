@@ -7,19 +7,19 @@ failure leaves nothing but downloads that the next attempt continues. Test: test
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orlop.base import faults, limits
-from orlop.base.errors import Aborted, DataLoss, InvalidArgument, OrlopError, ResourceExhausted, named
+from orlop.base.errors import Aborted, DataLoss, InvalidArgument, ResourceExhausted
 from orlop.base.ids import DiffId, Digest, ImageId
 from orlop.content.store import Ingest
 from orlop.metadata.images import ImageRow
-from orlop.registry.client import Document, Repository
 from orlop.registry.credentials import Credentials
+from orlop.registry.document import Document
 from orlop.services.images.parts import ImageParts, describe
 from orlop.services.images.progress import LayerTrack, PullProgress, PullTracker
 from orlop.services.images.record import ImageRecord
@@ -40,6 +40,9 @@ from orlop.specs.image import (
     select_platform,
 )
 from orlop.specs.reference import Reference, parse_reference
+
+if TYPE_CHECKING:
+    from orlop.registry.client import Repository
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +93,7 @@ async def pull_image(
         tracker.listeners.append(progress)
     work_tracker = tracker
     try:
-        with named(f"image {parsed}"):
-            return await parts.pulls.run(key, lambda: _pull_or_undo(parts, parsed, wanted, credentials, work_tracker))
+        return await parts.pulls.run(key, lambda: _pull_or_undo(parts, parsed, wanted, credentials, work_tracker))
     finally:
         if progress is not None:
             tracker.listeners.remove(progress)
@@ -115,7 +117,7 @@ async def _pull(
     parts: ImageParts, reference: Reference, wanted: Platform, credentials: Credentials | None, tracker: PullTracker
 ) -> ImageRecord:
     tracker.tell()
-    repository = parts.registry.repository(reference, credentials)
+    repository = parts.registry().repository(reference, credentials)
     root = await repository.resolve(parts.store.has)
     faults.reach(RESOLVE)
     digest = root.digest if isinstance(root, Document) else root
@@ -262,11 +264,7 @@ class _LayerJob:
 async def _ensure_layer(job: _LayerJob, downloads: asyncio.Semaphore) -> None:
     async with downloads:
         # Another image's pull may be at the same layer; both then wait for one download.
-        try:
-            await job.parts.layer_work.run(f"layer {job.descriptor.digest} {job.diff_id}", lambda: _fetch_layer(job))
-        except OrlopError as error:
-            # Each of them names its own image.
-            raise copy.copy(error) from error
+        await job.parts.layer_work.run(f"layer {job.descriptor.digest} {job.diff_id}", lambda: _fetch_layer(job))
     job.track.downloaded = job.track.unpacked = job.descriptor.size
     job.track.state = "done"
     job.tracker.tell()

@@ -1,6 +1,6 @@
 """RunPodSandbox: from a config to a ready pod: namespaces, monitor, network, cgroup parent.
 
-    join by name -> row -> pod directory -> monitor in its namespaces -> network -> cgroup parent -> NRI plugins -> ready_at, event
+    join by name -> row -> pod directory -> monitor -> namespaces, cgroup parent and shm at once -> network -> NRI plugins -> ready_at, event
 
 Each step registers its undo before it acts. A crash leaves the row without ready_at: recovery undoes the rest.
 Test: tests/kernel/services/test_sandboxes.py.
@@ -20,8 +20,9 @@ from orlop.base.errors import AlreadyExists, InvalidArgument, named
 from orlop.base.ids import SandboxId, new_sandbox_id
 from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
+from orlop.base.supervise import together
 from orlop.metadata.pods import SandboxRow
-from orlop.monitor.client import MonitorClient, MonitorError, PodNamespaces
+from orlop.monitor.client import MonitorError
 from orlop.monitor.spawn import spawn_monitor
 from orlop.network.attachment import decode_attachment, request_from_config
 from orlop.oci.codec import encode
@@ -57,15 +58,19 @@ def sandbox_name(config: SandboxConfig) -> str:
 async def run_sandbox(node: Node, config: SandboxConfig, runtime_handler: str) -> SandboxId:
     """Make a pod and return its id; a retry under the same name meets the work that is already running.
 
-    Raises InvalidArgument (unknown handler, impossible namespaces), FailedPrecondition (its handler cannot be used), AlreadyExists,
-    or whatever a step raised; then nothing of the pod remains, or its row does, not ready, with the reason why an undo failed.
+    Raises InvalidArgument (unknown handler, impossible namespaces), AlreadyExists, or whatever a step raised; then nothing
+    of the pod remains, or its row does, not ready, with the reason why an undo failed.
     """
-    handler = node.handlers.named(runtime_handler, f"sandbox {config.metadata.name}")
+    if runtime_handler not in node.handlers:
+        known = ", ".join(repr(each) for each in node.handlers)
+        raise InvalidArgument(
+            f"sandbox {config.metadata.name}: runtime_handler {runtime_handler!r} is not one of {known}"
+        )
     _refuse_impossible(config)
     name = sandbox_name(config)
     if (made := node.running_sandboxes.claim(name)) is not None:
         return made
-    return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler, handler.name))
+    return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler))
 
 
 def _refuse_impossible(config: SandboxConfig) -> None:
@@ -88,14 +93,19 @@ def _refuse_impossible(config: SandboxConfig) -> None:
             raise InvalidArgument(f"{subject}: sysctls[{key}]: would change the host's network, which the pod uses")
 
 
-async def _make_pod(client: MonitorClient, plan: bytes, config: SandboxConfig) -> PodNamespaces:
+async def _make_namespaces(pod: LivePod, plan: bytes, config: SandboxConfig) -> None:
     """Let the monitor make the namespaces; a sysctl that the kernel does not take is the caller's mistake, not ours."""
     try:
-        return await client.pod(plan)
+        made = await pod.monitor.pod(plan)
     except MonitorError as error:
         if error.op != "pod_sysctl" or error.errno not in (errno.EINVAL, errno.ENOENT, errno.ERANGE):
             raise
         raise InvalidArgument(f"sandbox {config.metadata.name}: sysctls: {error.reason}") from error
+    pod.netns_fd, pod.netlink, pod.init_pid = made.netns_fd, made.netlink, made.init_pid
+
+
+async def _keep_shm(pod: LivePod) -> None:
+    pod.shm_fd = await make_shm(pod.monitor)
 
 
 def _make_log_directory(path: str) -> None:
@@ -107,7 +117,7 @@ def _make_log_directory(path: str) -> None:
         raise InvalidArgument(f"log_directory {path}: cannot be made: {error.strerror}") from error
 
 
-async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_by: str) -> SandboxId:
+async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> SandboxId:
     if (taken := node.pods.sandbox_named(name)) is not None:
         raise AlreadyExists(f"sandbox {config.metadata.name}: name is taken by sandbox {taken.id}")
     stages = Stages()
@@ -118,7 +128,6 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_
         name=name,
         config=config,
         handler=handler,
-        made_by=made_by,
         created_at=time.time_ns(),
         host_network=host_network,
     )
@@ -158,11 +167,20 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_
             hostname="" if host_network else config.hostname,
             sysctls=config.sysctls if host_network else {**node.network.pod_sysctls(), **config.sysctls},
         )
-        namespaces = await _make_pod(client, encode(plan), config)
-        pod.netns_fd, pod.netlink = namespaces.netns_fd, namespaces.netlink
-        pod.init_pid = namespaces.init_pid
+        made = False
+
+        async def prepare_cgroup() -> None:
+            nonlocal made
+            made = node.cgroups.prepare_sandbox(config.cgroup_parent, row.id)
+            faults.reach(CGROUP)
+
+        # While the monitor makes the namespaces, most of a pod's time, we make what does not need them.
+        undo.push("cgroup", lambda: node.cgroups.remove_sandbox(parent, made=made))
+        steps = [_make_namespaces(pod, encode(plan), config), prepare_cgroup()]
         if options.ipc is not NamespaceMode.NODE:
-            pod.shm_fd = await make_shm(client)
+            steps.append(_keep_shm(pod))
+        await together(*steps)
+        row = msgspec.structs.replace(row, cgroup_parent=parent, cgroup_parent_made=made)
         faults.reach(NAMESPACES)
         stages.mark("namespaces")
 
@@ -177,11 +195,6 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_
         write_pod_files(node, row)
         faults.reach(NETWORK)
         stages.mark("network")
-
-        made = node.cgroups.prepare_sandbox(config.cgroup_parent, row.id)
-        row = msgspec.structs.replace(row, cgroup_parent=parent, cgroup_parent_made=made)
-        faults.reach(CGROUP)
-        stages.mark("cgroup")
 
         async with node.nri.operation():
             await sandbox_runs(node, row)

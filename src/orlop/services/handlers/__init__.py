@@ -1,1 +1,0 @@
-"""Runtime handlers: who makes a pod's containers. ``orlop`` itself, or the program of another OCI runtime (crun, runc)."""
