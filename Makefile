@@ -3,7 +3,7 @@ PYTHON  := .venv/bin/python
 PYTEST  := $(PYTHON) -m pytest -q
 export PYTHONPATH := $(CURDIR)/src:$(CURDIR)
 
-.PHONY: help setup native tools check unit test conformance churn faults demo bench wheel install clean
+.PHONY: help setup native tools check unit test sanitized conformance churn faults demo bench wheel install clean
 help:           ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
@@ -24,8 +24,12 @@ check: native   ## seconds: lint, types, layers, unit tests
 	.venv/bin/lint-imports
 	$(PYTEST) tests/unit
 
-test: check tools   ## everything that CI runs: kernel, CRI, conformance, faults, bounded fuzz
+test: check tools   ## everything that CI runs: kernel, CRI, conformance, faults, bounded fuzz, sanitizers
 	$(PYTEST) tests --ignore=tests/unit
+	scripts/test-sanitized
+
+sanitized: native   ## executor, monitor and unpacker built with ASan, LSan and UBSan pass their kernel tests
+	scripts/test-sanitized
 
 conformance: native tools   ## critest and crictl only
 	$(PYTEST) -s tests/conformance

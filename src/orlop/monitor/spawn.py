@@ -29,9 +29,16 @@ _DEFAULT_SIGNALS: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal
 
 
 async def spawn_monitor(
-    sandbox_id: str, pod_dir: Path, binary: Path, *, environment: Mapping[str, str] | None = None
+    sandbox_id: str,
+    pod_dir: Path,
+    binary: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stderr: str = os.devnull,
 ) -> MonitorClient:
     """Start a monitor for the pod whose directory is ``pod_dir``; return the connection that it was born with.
+
+    A monitor says nothing; what a sanitizer's build reports goes to the end of the file ``stderr``.
 
     Raises FailedPrecondition when the directory has a monitor's socket already, Internal when the program cannot be started, Unavailable when
     it ends at once.
@@ -49,8 +56,9 @@ async def spawn_monitor(
             listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
             listener.listen(_BACKLOG)
             actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-                (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)
+                (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)
             ]
+            actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
             for source, target in (
                 (directory, _FD_POD_DIR),
                 (listener.fileno(), _FD_LISTENER),

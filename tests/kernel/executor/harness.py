@@ -27,6 +27,16 @@ NEW = k.CLONE_NEWNS | k.CLONE_NEWPID | k.CLONE_NEWIPC | k.CLONE_NEWUTS
 NODEV_NOSUID_NOEXEC = k.ATTR_NOSUID | k.ATTR_NODEV | k.ATTR_NOEXEC
 
 
+SANITIZER_WORDS = re.compile(r"(Address|Leak|UndefinedBehavior)Sanitizer|runtime error:")
+
+
+def no_report(text: str | bytes, where: object) -> None:
+    """Fail if a sanitizer has spoken. A child reports to the stderr that it has: the monitor's, then the container's."""
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    assert not SANITIZER_WORDS.search(text), f"{where}: {text[:8000]}"
+
+
 @cache
 def planrun() -> Path:
     subprocess.run(
@@ -185,6 +195,7 @@ class Box:
             )
         finally:
             os.close(writing)
+        no_report(done.stdout, command[0])
         with open(reading) as report:
             return parse(report.read(), done.stdout, done.returncode)
 

@@ -19,7 +19,7 @@ from orlop.oci import kernelnames as k
 from orlop.oci import ops
 from orlop.oci.codec import encode
 from orlop.oci.ops import Fd, make_plan
-from tests.kernel.monitor.harness import Cgroups, PodUnderTest, logged
+from tests.kernel.monitor.harness import SOON_MS, Cgroups, PodUnderTest, logged
 
 pytestmark = pytest.mark.kernel
 
@@ -217,7 +217,7 @@ async def test_an_exec_whose_program_hangs_is_ended_at_its_timeout(
     await pod.exit_of("s1")
     plan = foreign.plan(("/usr/bin/sleep", "1000"), foreign=True)
     with ExitStack() as stack, pytest.raises(MonitorError, match="ended by signal 9") as caught:
-        await pod.client.exec("e1", "c1", plan, foreign.fds(stack, foreign=True), timeout_ms=50)
+        await pod.client.exec("e1", "c1", plan, foreign.fds(stack, foreign=True), timeout_ms=SOON_MS)
     assert caught.value.errno == errno.ETIMEDOUT
     assert await states(pod) == {"c1": "running"}
 
