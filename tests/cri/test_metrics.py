@@ -7,9 +7,11 @@ import time
 import pytest
 
 from orlop.specs.cri_gen import api_pb2 as cri
-from tests.cri.client import CALL_SECONDS, container_config
+from tests.cri.census import open_files
+from tests.cri.client import CALL_SECONDS, Pod, container_config, pull, sandbox_config
 from tests.cri.test_lists import streamed
 from tests.cri.test_pod import wait_for
+from tests.images.conformance import BUSYBOX
 
 pytestmark = pytest.mark.cri
 
@@ -124,3 +126,26 @@ def test_the_stream_has_the_same_pods_and_ended_ones_are_not_there(client, pod, 
     pod.stop()
     answer = client.runtime.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), timeout=CALL_SECONDS)
     assert pod.id not in {each.pod_sandbox_id for each in answer.pod_metrics}
+
+
+def test_files_that_stay_open_for_figures_are_closed_with_their_pods(client, orlopd):
+    """The first round warms up what the daemon keeps anyway; a later one may leave nothing."""
+    pull(client, BUSYBOX)
+    left = []
+    for _ in range(3):
+        made = []
+        for _ in range(4):
+            config = sandbox_config()
+            config.linux.cgroup_parent = f"{orlopd.cgroup_parent}/{config.metadata.name}"
+            config.log_directory = str(orlopd.logs / config.metadata.name)
+            each = Pod.run(client, config)
+            each.launch(container_config())
+            made.append(each)
+        with_pods = open_files(orlopd.pid)
+        client.runtime.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), timeout=CALL_SECONDS)
+        client.runtime.ListPodSandboxStats(cri.ListPodSandboxStatsRequest(), timeout=CALL_SECONDS)
+        assert open_files(orlopd.pid) >= with_pods + 2 * len(made), "no file stays open: the test tests nothing"
+        for each in made:
+            each.remove()
+        left.append(open_files(orlopd.pid))
+    assert left[2] <= left[0], f"fds of the daemon after each round: {left}"
