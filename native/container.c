@@ -224,7 +224,7 @@ void ended(struct container *k, int status) {
         return;
     k->reaped = 1, k->wait_status = status;
     note_status(k);
-    if (k->removing || k->state == CREATING || (k->is_exec && k->launch.state != LAUNCH_RUNNING)) {
+    if (k->removing || k->state == CREATING || (k->is_exec && k->launch.state != LAUNCH_RUNNING) || (k->launch.foreign && !k->adopted)) {
         never_ran(k);
     } else if (k->is_exec) {
         if (k->tree_killed)

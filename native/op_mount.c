@@ -129,7 +129,7 @@ int op_host_propagation(struct setup *s, const struct op *op) {
 
 int op_place(struct setup *s, const struct op *op) {
     ARGS(place, op);
-    SCOPED_FD target = open(a->path.s, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    SCOPED_FD target = open(a->path.s, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (target < 0 || attach(plan_fd(s->plan, &a->tree), target))
         return fail(s, "%s", a->path.s);
     return 0;

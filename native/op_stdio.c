@@ -63,11 +63,13 @@ int op_console(struct setup *s, const struct op *op) {
 
 static int open_null(struct setup *s) {
     struct stat st;
-    SCOPED_FD checked = inroot_open(s->root, "/dev/null", O_PATH | O_NOFOLLOW);
+    SCOPED_FD host = s->root < 0 ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1; /* a program of the host: op foreign */
+    int root = s->root < 0 ? host : s->root;
+    SCOPED_FD checked = inroot_open(root, "/dev/null", O_PATH | O_NOFOLLOW);
     if (checked < 0 || fstat(checked, &st))
         return fail(s, "/dev/null of the container");
     if (S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3)) {
-        int fd = inroot_open(s->root, "/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
+        int fd = inroot_open(root, "/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
         if (fd < 0)
             return fail(s, "/dev/null of the container");
         if (fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3))

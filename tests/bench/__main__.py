@@ -67,10 +67,9 @@ async def measure(given: argparse.Namespace, registry: Registry, daemons: dict[s
             await rows.at_rest(each, given.pods, restarts=2 if given.quick else 5)
     if "polling" in asked:
         # The network makes no difference to a list.
-        for each in contestants:
-            if each.name != "orlop+cni":
-                print(f"polling: {given.pods} pods of {each.name}", flush=True)
-                await polling.polling(each, given.pods)
+        pollers = [each for each in contestants if each.name != "orlop+cni"]
+        print(f"polling: {given.pods} pods of each", flush=True)
+        await polling.polling(pollers, given.pods)
     if "pull" in asked:
         megabytes, files = (128, 5000) if given.quick else (2048, 80000)
         print(f"pull: {megabytes} MB in {files} files", flush=True)

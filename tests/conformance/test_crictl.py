@@ -72,6 +72,13 @@ def test_the_whole_flow(crictl, orlopd, tmp_path):
         assert time.monotonic() < deadline, "the log line did not come"
     assert made[:13] in crictl("stats")
     assert pod[:13] in crictl("statsp")
+    declared = {each["name"] for each in json.loads(crictl("metricdescs"))["descriptors"]}
+    (metrics,) = json.loads(crictl("metricsp"))["podMetrics"]
+    assert metrics["podSandboxId"] == pod
+    everything = [*metrics["metrics"], *metrics["containerMetrics"][0]["metrics"]]
+    assert {each["name"] for each in everything} <= declared
+    info = json.loads(crictl("info"))
+    assert info["config"]["stateDir"] == str(orlopd.state)
     status = json.loads(crictl("inspect", made))
     assert status["status"]["state"] == "CONTAINER_RUNNING"
     assert json.loads(crictl("inspectp", pod))["status"]["state"] == "SANDBOX_READY"

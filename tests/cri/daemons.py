@@ -222,6 +222,8 @@ class Daemon(ABC):
         for each in sorted(self.scope().take().cgroups, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(each)
+        for each in Path("/var/lib/cni/results").glob(f"orlop-{self.bridge}-*"):
+            each.unlink(missing_ok=True)
         # Made for pods without a cgroup parent; one that is in use, by whomever, stays.
         for each in (CGROUP_ROOT, *CGROUP_ROOT.iterdir()):
             with contextlib.suppress(OSError):
@@ -239,6 +241,7 @@ class Orlopd(Daemon):
         super().__init__(name, certs_d, cni=cni, arguments=arguments)
         self.nri = nri
         self.environment["PYTHONPATH"] = str(TOP / "src")
+        self.more_config = ""
 
     def write_config(self) -> None:
         self.config_path.write_text(
@@ -254,7 +257,7 @@ subnets = ["10.{self.subnet}.0.0/16"]
 
 [nri]
 {self.nri}
-"""
+{self.more_config}"""
         )
 
     def command(self) -> list[str]:

@@ -24,10 +24,10 @@ def pod_config(daemon: Daemon, name: str, host_port: int = 0) -> cri.PodSandboxC
     return config
 
 
-def whole_life(client: Client, config: cri.PodSandboxConfig) -> None:
+def whole_life(client: Client, config: cri.PodSandboxConfig, handler: str = "") -> None:
     """Pull; run; three containers: one is stopped (its grace passes), one removed while it runs, one ends with the pod; remove all."""
     pull(client, BUSYBOX)
-    pod = Pod.run(client, config)
+    pod = Pod.run(client, config, handler)
     stopped, removed, _ = (pod.launch(container_config(name)) for name in ("stopped", "removed", "left"))
     answer = pod.exec(stopped, "echo", "here")
     assert answer.stdout == b"here\n"

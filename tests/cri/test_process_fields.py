@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from orlop.base.errors import FailedPrecondition, InvalidArgument
+from orlop.base.paths import RootPaths
+from orlop.snapshots.quota import ProjectQuotas
 from orlop.specs.cri_gen import api_pb2 as cri
 from tests.cri.client import Pod, container_config, sandbox_config
 from tests.cri.daemons import Daemon, Orlopd
@@ -20,6 +22,7 @@ CONFIG = """
 [runtime]
 default_ulimits = ["nofile=500:900", "core=0"]
 log_rate = "64Ki"
+rootfs_size = "64Mi"
 """
 NET_BIND, NET_RAW = 1 << 10, 1 << 13
 
@@ -162,6 +165,24 @@ def test_a_log_has_the_rate_of_the_node_and_tells_what_it_lost(pod):
     lost = sum(int(each.split()[1]) for each in notes)
     assert notes[-1].endswith("dropped: more than 65536 bytes a second")
     assert len(lines) - len(notes) + lost == 100001
+
+
+def test_a_writable_layer_is_limited_or_the_limit_refused(pod, orlopd):
+    """What the file system can is proven in tests/kernel/snapshots/test_quota.py; here: nobody is left in doubt."""
+    missing = ProjectQuotas(RootPaths(root=orlopd.root)).missing()
+    wanted = container_config("small", annotations={"orlop.dev/rootfs-size": "4Mi"})
+    if missing:
+        assert f"runtime.rootfs_size is ignored: {missing}" in orlopd.log_path.read_text()
+        with pytest.raises(FailedPrecondition) as caught:
+            pod.create(wanted)
+        assert str(caught.value) == f"container small: annotations[orlop.dev/rootfs-size]: {missing}"
+        assert pod.exec(pod.launch(container_config("plain")), "true").exit_code == 0
+    else:
+        made = pod.launch(wanted)
+        answer = pod.exec(made, "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=8", "conv=fsync")
+        assert answer.exit_code != 0
+    with pytest.raises(FailedPrecondition, match="rootfs-size"):
+        pod.create(container_config("large", annotations={"orlop.dev/rootfs-size": "1Gi"}))
 
 
 # ---- signals and namespaces

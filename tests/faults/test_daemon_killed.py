@@ -37,6 +37,10 @@ def fault_points() -> list[str]:
 def test_nothing_half_made_remains(point, registry):
     # The points of the CNI calls are passed only where plugins make the network.
     daemon = Orlopd(registry.certs_d, name="fault", cni=point.startswith("network.cni."))
+    # Those of a handler's program only where one is asked for.
+    handler = "crun" if point.startswith("handler.") else ""
+    if handler:
+        daemon.more_config = f'\n[runtime.handlers.{handler}]\ntype = "oci"\npath = "/usr/bin/{handler}"\n'
     with daemon:
         scope = daemon.scope()
         before, files_before = scope.take(), state_files(daemon)
@@ -46,7 +50,7 @@ def test_nothing_half_made_remains(point, registry):
         daemon.start()
         config = pod_config(daemon, "faulty", free_port())
         with contextlib.suppress(grpc.RpcError, OrlopError), Client(daemon.address) as client:
-            whole_life(client, config)
+            whole_life(client, config, handler)
         assert daemon.process is not None
         try:
             daemon.process.wait(10)
@@ -59,5 +63,5 @@ def test_nothing_half_made_remains(point, registry):
         remove_all_pods(daemon.address)
         assert left_over(daemon, scope, before, files_before) == {}, f"left after the kill at {point}"
         with Client(daemon.address) as client:
-            whole_life(client, config)
+            whole_life(client, config, handler)
         assert left_over(daemon, scope, before, files_before) == {}, "left by the same pod's second life"

@@ -41,6 +41,8 @@ UNIX_PATH_BYTES: Final = 107
 """What fits into sun_path with its final NUL."""
 GRPC_MESSAGE_BYTES: Final = 16 * MIB
 NAME_BYTES: Final = 1024
+METRIC_INTERFACES: Final = 256
+"""Interfaces of one pod that metrics and statistics tell of; a pod with the right to make links can make any number."""
 STREAM_BATCH_ITEMS: Final = 1000
 """Objects in one message of a streamed list."""
 STREAM_BATCH_BYTES: Final = 1 * MIB
@@ -143,6 +145,8 @@ CNI_ADD_SECONDS: Final = 120.0
 CNI_DEL_SECONDS: Final = 60.0
 CNI_CHECK_SECONDS: Final = 30.0
 CNI_STATUS_SECONDS: Final = 10.0
+CNI_GC_SECONDS: Final = 20.0
+"""At the start, before anybody is served."""
 
 # NRI plugins.
 TTRPC_MESSAGE_BYTES: Final = 4 * MIB
@@ -159,3 +163,12 @@ NRI_CONFIG_BYTES: Final = 1 * MIB
 """A plugin's configuration file; it has to fit into one message."""
 NRI_EVICT_GRACE_SECONDS: Final = 10.0
 """Between stop signal and SIGKILL for a container that a plugin evicts."""
+
+# Programs of other OCI runtimes.
+OCI_PROGRAM_OUTPUT_BYTES: Final = 256 * KIB
+"""Of --version and features."""
+OCI_PROGRAM_LOG_BYTES: Final = 64 * KIB
+"""The end of its log is read; what stands before is not."""
+OCI_PROGRAM_REASON_CHARACTERS: Final = 1024
+OCI_PROGRAM_SECONDS: Final = 30.0
+OCI_PROBE_SECONDS: Final = 10.0

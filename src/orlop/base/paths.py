@@ -103,6 +103,14 @@ class StatePaths:
     def hostname(self, sandbox_id: str) -> Path:
         return self.pod(sandbox_id) / "hostname"
 
+    def bundle(self, sandbox_id: str, container_id: str) -> Path:
+        """What the program of another runtime gets of one container: ``config.json``, mount points, its pid file and log."""
+        return self.pod(sandbox_id) / "bundles" / container_id
+
+    def program_states(self, sandbox_id: str) -> Path:
+        """The ``--root`` of such a program: what it remembers of the pod's containers."""
+        return self.pod(sandbox_id) / "programs"
+
     def ipam(self) -> Path:
         """Address reservations of the built-in network: host-local's layout, ``ipam/<network>/<address>``."""
         return self.state / "ipam"

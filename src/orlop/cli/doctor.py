@@ -58,13 +58,32 @@ def daemon_findings(address: str) -> list[dict[str, str]]:
 
     try:
         with Client(address) as client:
-            status = client.runtime.Status(pb.StatusRequest())
+            status = client.runtime.Status(pb.StatusRequest(verbose=True))
     except OrlopError as error:
         return [{"name": "daemon", "verdict": "broken", "reason": str(error), "meaning": "start orlopd"}]
     found = [{"name": "daemon", "verdict": "ok", "reason": f"answers at {address}", "meaning": ""}]
     for each in status.status.conditions:
         verdict = "ok" if each.status else "broken"
         found.append({"name": each.type, "verdict": verdict, "reason": each.reason, "meaning": each.message})
+    return found + handler_findings(json.loads(status.info.get("handlers", "{}")))
+
+
+def handler_findings(handlers: dict[str, Any]) -> list[dict[str, str]]:
+    """Return which runtime handlers can be used, from what the daemon says of them."""
+    found = []
+    for name, facts in handlers.items():
+        missing = facts.get("unavailable", "")
+        seen = " ".join(str(facts[key]) for key in ("path", "version") if facts.get(key))
+        found.append(
+            {
+                "name": f"handler {name}",
+                "verdict": "limited" if missing else "ok",
+                "reason": missing or seen,
+                "meaning": "pods that ask for it are refused; install its program or correct runtime.handlers"
+                if missing
+                else "",
+            }
+        )
     return found
 
 

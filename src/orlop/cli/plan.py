@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from orlop.base.errors import NotFound
+from orlop.base.errors import FailedPrecondition, NotFound
 from orlop.base.limits import RUNTIME_SPEC_BYTES
 from orlop.oci.compile import (
     INHERITED,
@@ -91,7 +91,12 @@ def container_spec(address: str, name: str) -> tuple[str, bytes]:
     with Client(address) as client:
         identity = find_container(client, name).id
         answer = client.runtime.ContainerStatus(pb.ContainerStatusRequest(container_id=identity, verbose=True))
-    spec = json.loads(answer.info.get("info", "{}")).get("runtimeSpec")
+    info = json.loads(answer.info.get("info", "{}"))
+    spec, handler = info.get("runtimeSpec"), info.get("handler", "orlop")
+    if handler != "orlop":
+        raise FailedPrecondition(
+            f"container {name}: was made by the program of handler {handler}; orlop has no plan of what that does"
+        )
     if not spec:
         raise NotFound(f"container {name}: the daemon has no runtime spec of it")
     return identity, json.dumps(spec).encode()

@@ -14,7 +14,7 @@ from pathlib import Path
 from orlop import __version__
 from orlop.base import faults
 from orlop.base.errors import OrlopError
-from orlop.daemon.config import LOG_LEVELS, Flags, load, read
+from orlop.daemon.config import LOG_LEVELS, Flags, check, load
 from orlop.daemon.logs import start_logging
 
 EXIT_FAILURE = 1
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check_config(flags: Flags) -> int:
     """Print every problem as FILE:LINE: KEY: REASON; return 2 when there is one."""
-    _, problems = read(flags)
+    problems = check(flags)
     for problem in problems:
         print(problem, file=sys.stderr)
     return EXIT_CONFIG if problems else 0

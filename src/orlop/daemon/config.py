@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import logging
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from typing import Any, Final
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.daemon.toml_lines import Key, key_lines
-from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate
+from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate, parse_rootfs_size
 from orlop.specs.runtime import Rlimit
 from orlop.specs.ulimit import parse_ulimit
 
@@ -69,6 +70,8 @@ class RuntimeConfig:
     """Of every container; an annotation may ask for others, up to these hard limits."""
     log_rate: int = 0
     """Bytes a second of a container's log; 0 = no limit."""
+    rootfs_size: int = 0
+    """Bytes that a container's writable layer may take; 0 = no limit. Needs project quotas (XFS, ext4)."""
     cdi_spec_dirs: tuple[Path, ...] = DEFAULT_CDI_DIRS
     """Where device vendors describe their devices; later ones win. Empty = no CDI."""
 
@@ -199,6 +202,17 @@ def read(flags: Flags) -> tuple[Config, tuple[Problem, ...]]:
     return Config(**{**top, **tables, **over}, runtime=runtime, flags=flags), tuple(reader.problems)
 
 
+def check(flags: Flags) -> tuple[Problem, ...]:
+    """Return all problems of the files, and handlers whose program cannot be run here: the daemon starts without these, and refuses their pods."""
+    _, problems = read(flags)
+    reader = _Reader()
+    for file in config_files(flags.config, []):
+        reader.read(file)
+    reader.problems.clear()
+    reader.check_programs()
+    return (*problems, *reader.problems)
+
+
 def config_files(named: Path | None, problems: list[Problem]) -> list[Path]:
     """Return the files to read, in order. A file that was asked for by name must exist."""
     main = named or DEFAULT_FILE
@@ -280,6 +294,11 @@ def _socket_path(value: object) -> Path:
     if len(str(path).encode()) > limits.UNIX_PATH_BYTES:
         raise ValueError(f"the path is longer than {limits.UNIX_PATH_BYTES} bytes")
     return path
+
+
+def _rootfs_size(value: object) -> int:
+    text = _string(value)
+    return parse_rootfs_size(text) if text else 0
 
 
 def _one_of(*choices: str) -> Callable[[object], str]:
@@ -373,6 +392,7 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("runtime", "cgroup_driver"): _one_of("cgroupfs", "systemd"),
     ("runtime", "default_ulimits"): _ulimits,
     ("runtime", "log_rate"): _log_rate,
+    ("runtime", "rootfs_size"): _rootfs_size,
     ("runtime", "cdi_spec_dirs"): _any_paths,
     ("runtime", "handlers", _HANDLER, "type"): _one_of("orlop", "oci"),
     ("runtime", "handlers", _HANDLER, "path"): _path,
@@ -455,6 +475,14 @@ class _Reader:
         for given, other in (pair, pair[::-1]):
             if given in self.values and other not in self.values:
                 self._complain(given, f"needs {'.'.join(other)} as well")
+
+    def check_programs(self) -> None:
+        """Say which handlers' programs are not there."""
+        for name, handler in self.handlers().items():
+            if handler.path is None or (handler.path.is_file() and os.access(handler.path, os.X_OK)):
+                continue
+            reason = "is not an executable file" if handler.path.exists() else "does not exist"
+            self._complain(("runtime", "handlers", name, "path"), f"{handler.path} {reason}")
 
     def handlers(self) -> dict[str, Handler]:
         names = [key[2] for key in self._given if len(key) == 3 and key[:2] == ("runtime", "handlers")]

@@ -20,12 +20,12 @@ from pathlib import Path
 from orlop.base.errors import FailedPrecondition, OrlopError
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.cri.server import CriServer
-from orlop.daemon.config import Config
+from orlop.daemon.config import BUILT_IN_HANDLER, Config
 from orlop.daemon.notify import notify
-from orlop.daemon.wiring import wire
+from orlop.daemon.wiring import find_handlers, wire
 from orlop.nri.listen import Listener
 from orlop.services.containers.autoremove import arm_removals
-from orlop.services.gc import sweep_cgroups
+from orlop.services.gc import sweep_cgroups, sweep_network
 from orlop.services.images.parts import close_image_parts, make_root_directories
 from orlop.services.images.recover import recover_images
 from orlop.services.node import Node
@@ -72,11 +72,17 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
 
+    handlers = await find_handlers(
+        state,
+        {name: each.path for name, each in config.runtime.handlers.items() if name != BUILT_IN_HANDLER},
+        config.runtime.default_handler,
+    )
     node = wire(
         root,
         state,
         registry_config_path=config.registry.config_path,
         cgroup_driver=config.runtime.cgroup_driver,
+        handlers=handlers,
         bridge=config.network.bridge,
         subnets=config.network.subnets,
         cni_conf_dir=config.cni.conf_dir,
@@ -84,6 +90,7 @@ async def run(config: Config) -> None:
         options=Options(
             ulimits=config.runtime.default_ulimits,
             log_rate=config.runtime.log_rate,
+            rootfs_bytes=config.runtime.rootfs_size,
             cdi_dirs=config.runtime.cdi_spec_dirs,
         ),
         nri_registration_seconds=config.nri.registration_timeout,
@@ -100,12 +107,15 @@ async def run(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: node.supervisor.spawn("reload", _reload(config, streams)))
     streams.start()
     await server.start()
+    if node.options.rootfs_bytes and node.rootfs_limits_missing:
+        log.warning("runtime.rootfs_size is ignored: %s", node.rootfs_limits_missing)
     node.snapshots.unmount_leftovers()
     await recover_images(node.images)
     await recover(node)
     arm_removals(node)
     node.supervisor.spawn("sweep cgroups", sweep_cgroups(node))
     plugins = await _open_nri(node, config)
+    node.supervisor.spawn("sweep network", sweep_network(node))
     network = await node.network.status()
     if not network.ready:
         log.warning("network is not ready: %s", network.message)

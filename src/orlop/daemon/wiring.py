@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orlop.base import limits
@@ -29,6 +29,9 @@ from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
 from orlop.services.filesystems import container_mountpoint
+from orlop.services.handlers.builtin import BuiltIn
+from orlop.services.handlers.probe import probe_handlers
+from orlop.services.handlers.protocol import Handlers
 from orlop.services.images.parts import open_image_parts
 from orlop.services.live import LivePods
 from orlop.services.metrics.memory import MetricMemory
@@ -45,7 +48,7 @@ def wire(
     registry_config_path: Path | None,
     cgroup_driver: str = "cgroupfs",
     cgroup_parent: str = DEFAULT_PARENT,
-    handlers: tuple[str, ...] = (),
+    handlers: Handlers | None = None,
     bridge: str = DEFAULT_BRIDGE,
     subnets: Sequence[str] = DEFAULT_SUBNETS,
     cni_conf_dir: Path = DEFAULT_CONF_DIR,
@@ -98,10 +101,24 @@ def wire(
         cdi=CdiCatalog((options or Options()).cdi_dirs),
         nri=Plugins(supervisor, registration_seconds=nri_registration_seconds, request_seconds=nri_request_seconds),
         options=options or Options(),
-        handlers=("", "orlop", *handlers),
+        handlers=handlers or Handlers(BuiltIn(), {}),
+        rootfs_limits_missing=snapshots.quotas.missing(),
         supervisor=supervisor,
         running_sandboxes=Joiner(supervisor),
         creating_containers=Joiner(supervisor),
+    )
+
+
+async def find_handlers(state: StatePaths, programs: Mapping[str, Path | None], default: str) -> Handlers:
+    """Return the handlers of the configuration: name -> program, None for orlop itself. Their programs are asked what they can."""
+    mounted = discover_mounted()
+    hybrid = any({"memory", "cpu"} & set(each.controllers) for each in mounted if each.version == 1)
+    return await probe_handlers(
+        programs,
+        default=default,
+        state=state.state,
+        hidden=tuple(each.mountpoint for each in mounted if each.version == 2) if hybrid else (),
+        clamp_limits=not Probe().has("sys_resource"),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Final
 from orlop.kernel import mount
 from orlop.kernel.bpf import assemble, load_device_program
 from orlop.kernel.cgroupfs import Hierarchy, discover_mounted
+from orlop.kernel.quotactl import project_quota_state
 from orlop.kernel.syscall import syscall
 
 _NR_CLONE3: Final = 435
@@ -162,6 +163,17 @@ def _idmapped_mounts(_scratch: str | None) -> Outcome:
     return True, "mount_setattr maps owners"
 
 
+def _project_quota(scratch: str | None) -> Outcome:
+    fd = os.open(scratch or tempfile.gettempdir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        counted, enforced = project_quota_state(fd)
+    finally:
+        os.close(fd)
+    if not (counted and enforced):
+        return False, "the file system is not mounted with prjquota"
+    return True, "the file system counts and limits by project"
+
+
 def _clone_into_cgroup(_scratch: str | None) -> Outcome:
     """Ask clone3 for a child in a cgroup whose fd cannot be: EBADF says that the flag is known, and no child is made."""
     args = ctypes.create_string_buffer(struct.pack("<11Q", _CLONE_INTO_CGROUP, 0, 0, 0, 17, 0, 0, 0, 0, 0, _NO_FD))
@@ -292,6 +304,7 @@ FEATURES: Final[dict[str, Callable[[str | None], Outcome]]] = {
     "recursive_read_only": _recursive_read_only,
     "mount_options": _mount_options,
     "idmapped_mounts": _idmapped_mounts,
+    "project_quota": _project_quota,
     "user_namespaces": _user_namespaces,
     "pidfd": _pidfd,
     "cgroup_v2": _cgroup_v2,

@@ -40,12 +40,15 @@ class SandboxRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     config: SandboxConfig
     handler: str
+    """As it was asked for; "" is the default one."""
     created_at: int
     ready_at: int = 0
     stopped_at: int = 0
     reason: str = ""
     monitor_pid: int = 0
     monitor_start: int = 0
+    made_by: str = "orlop"
+    """Which handler "" was when the sandbox was made, or the one asked for."""
     host_network: bool = False
     network: msgspec.Raw = msgspec.Raw(b"null")
     """JSON of network.attachment.Attachment; the store does not look inside."""

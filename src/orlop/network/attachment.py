@@ -114,6 +114,9 @@ class Network(Protocol):
     async def reconcile(self, live: AbstractSet[str]) -> None:
         """Take back what belongs to sandboxes that are not in ``live``."""
 
+    async def sweep(self, known: AbstractSet[str]) -> None:
+        """Try again to take back what an earlier detach of a sandbox that is not ``known`` (in whatever state) could not."""
+
     async def status(self) -> NetworkStatus:
         """Say whether attach can be expected to work."""
 

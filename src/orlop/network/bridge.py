@@ -413,6 +413,10 @@ class BridgeNetwork:
     def _owner_by_name(self, pool: AddressPool, name: str) -> str:
         return next((owner for owner in pool.owners.values() if self.link_name(owner) == name), "")
 
+    async def sweep(self, known: AbstractSet[str]) -> None:
+        """Go on with the deletion of links that failed; detach has taken back the rest, or said why not."""
+        self._begin_unlink()
+
     async def status(self) -> NetworkStatus:
         """Make sure that bridge and table are there (both can be deleted under us) and say whether pods can be attached."""
         try:

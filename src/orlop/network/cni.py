@@ -3,10 +3,12 @@
     load:   <conf_dir>/*.conf, *.conflist, *.json, sorted, the first one counts; read again when the directory changes
     attach: intent written -> ADD in order, each with its predecessor's result -> result cached as libcni does
     detach: DEL in reverse with the cached result -> cache and intent removed
+    start:  DEL for what no live pod has (intents, and after a reboot our entries of the cache) -> GC (CNI 1.1) with what is still valid
 
 The intent (<state>/cni/<sandbox id>.json) holds configuration, arguments and namespace of the ADD before the first plugin
 runs: so a half-done ADD, and one whose configuration was changed since, gets the right DEL, also after a restart. The result
-cache (/var/lib/cni/results) has libcni's names and format: other tools can DEL our pods and see what they have.
+cache (/var/lib/cni/results) has libcni's names and format: other tools can DEL our pods and see what they have; a key of our own in
+it tells our entries from theirs.
 Arguments are containerd's, in the spelling of the CNI conventions. Owns no address and no link. Test: tests/kernel/network/test_cni.py.
 """
 
@@ -45,6 +47,7 @@ from orlop.base.limits import (
     CNI_CHECK_SECONDS,
     CNI_CONFIG_BYTES,
     CNI_DEL_SECONDS,
+    CNI_GC_SECONDS,
     CNI_OUTPUT_BYTES,
     CNI_STATUS_SECONDS,
 )
@@ -65,6 +68,8 @@ _STATUS_FRESH_SECONDS: Final = 5.0
 _BUSY_ATTEMPTS: Final = 6
 _BUSY_SECONDS: Final = 0.5
 _PIPE_SECONDS: Final = 0.5
+_OWNER: Final = "io.orlop.owner"
+"""Our key in an entry of the result cache, which libcni passes over: the directory of the intents, one a daemon."""
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)(|[munkMGTPE]|[KMGTPE]i)")
 _UNITS: Final = {
     "": Decimal(1),
@@ -190,6 +195,7 @@ class CniNetwork:
         del_seconds: float = CNI_DEL_SECONDS,
         check_seconds: float = CNI_CHECK_SECONDS,
         status_seconds: float = CNI_STATUS_SECONDS,
+        gc_seconds: float = CNI_GC_SECONDS,
     ) -> None:
         """``intents`` is StatePaths.cni(). The times are for all plugins of a list together."""
         self.configuration = ConfigDirectory(conf_dir)
@@ -197,6 +203,7 @@ class CniNetwork:
         self._intents = intents
         self._results = results
         self._seconds = {"ADD": add_seconds, "DEL": del_seconds, "CHECK": check_seconds, "STATUS": status_seconds}
+        self._seconds["GC"] = gc_seconds
         self._status: tuple[NetworkList, float, NetworkStatus] | None = None
 
     def present(self) -> bool:
@@ -210,6 +217,9 @@ class CniNetwork:
         network = self.configuration.network()
         if not request.netns_path:
             raise InvalidArgument(f"sandbox {request.sandbox_id}: network {network.name}: no network namespace given")
+        for plugin in network.plugins:
+            # Found out before the first one has made anything: one that is missing could not be asked to take it back either.
+            self._find(plugin.type, _subject(request.sandbox_id, network))
         intent = Intent(
             sandbox_id=request.sandbox_id,
             netns=request.netns_path,
@@ -335,7 +345,43 @@ class CniNetwork:
                 await self._run(network, plugin, "CHECK", intent, previous)
 
     async def reconcile(self, live: AbstractSet[str]) -> None:
-        """Run DEL for every ADD whose sandbox is not live; one that fails is logged, and keeps its intent for the next time."""
+        """Run DEL for every ADD whose sandbox is not live, then GC; what fails is logged, and keeps its intent for the next time."""
+        await self._delete_others(live)
+        for entry in self._cached():
+            sandbox_id = str(entry["containerId"])
+            if entry.get(_OWNER) != str(self._intents) or sandbox_id in live or self.holds(sandbox_id):
+                continue
+            try:
+                await self._delete(_intent_of(entry))
+            except (OrlopError, ValueError, TypeError, msgspec.ValidationError) as error:
+                log.error("sandbox %s: network of an earlier boot cannot be taken back: %s", sandbox_id, error)
+        await self._collect_garbage(live)
+
+    async def _collect_garbage(self, live: AbstractSet[str]) -> None:
+        """Tell the plugins which attachments count (CNI 1.1 GC): ours of live pods, and those of other runtimes on the same network."""
+        try:
+            network = self.configuration.network()
+        except OrlopError:
+            return  # none, or a broken one: status says so
+        if not network.at_least("1.1.0") or network.disable_gc:
+            return
+        valid = {(sandbox_id, INTERFACE) for sandbox_id in self._intended() if sandbox_id in live}
+        valid |= {
+            (str(entry["containerId"]), str(entry["ifName"]))
+            for entry in self._cached()
+            if entry.get("networkName") == network.name and entry.get(_OWNER) != str(self._intents)
+        }
+        attachments = [{"containerID": each, "ifname": name} for each, name in sorted(valid)]
+        # The second name is an error of the specification's first print, which plugins of that time read.
+        more: JsonObject = {"cni.dev/valid-attachments": attachments, "cni.dev/attachments": attachments}
+        for plugin in network.plugins:
+            try:
+                async with self._deadline("GC", network, None):
+                    await self._run(network, plugin, "GC", None, None, more)
+            except OrlopError as error:
+                log.error("%s", error)
+
+    async def _delete_others(self, live: AbstractSet[str]) -> None:
         for sandbox_id in self._intended():
             if sandbox_id in live:
                 continue
@@ -345,6 +391,10 @@ class CniNetwork:
                     await self._delete(intent)
             except OrlopError as error:
                 log.error("sandbox %s: network cannot be taken back: %s", sandbox_id, error)
+
+    async def sweep(self, known: AbstractSet[str]) -> None:
+        """Run DEL again for sandboxes that are known no more: their removal went on although a plugin had failed."""
+        await self._delete_others(known)
 
     async def status(self) -> NetworkStatus:
         """Say whether the configuration can be used: it parses, its plugins exist, and (CNI 1.1) they answer STATUS."""
@@ -426,6 +476,24 @@ class CniNetwork:
             log.warning("cni: %s", error)
             return None
 
+    def _cached(self) -> list[JsonObject]:
+        """Return the readable entries of the result cache, those of other runtimes among them."""
+        found = []
+        try:
+            names = sorted(os.listdir(self._results))
+        except FileNotFoundError:
+            return []
+        for name in names:
+            path = self._results / name
+            try:
+                with path.open("rb") as file:
+                    entry = cni.parse_object(file.read(CNI_OUTPUT_BYTES), str(path))
+            except (OSError, InvalidArgument):
+                continue  # gone, or half written by another tool
+            if entry.get("kind") == "cniCacheV1" and entry.get("containerId") and entry.get("ifName"):
+                found.append(entry)
+        return found
+
     def _write_result(self, network: NetworkList, intent: Intent, result: Result) -> None:
         entry = {
             "kind": "cniCacheV1",
@@ -437,6 +505,7 @@ class CniNetwork:
             "cniArgs": intent.arguments,
             "capabilityArgs": intent.capabilities,
             "result": result.document,
+            _OWNER: str(self._intents),
         }
         _write(self._cache_path(network.name, intent.sandbox_id), json.dumps(entry).encode())
 
@@ -461,12 +530,18 @@ class CniNetwork:
         raise FailedPrecondition(f"{subject}: plugin {kind}: no such program in {searched}")
 
     async def _run(
-        self, network: NetworkList, plugin: Plugin, verb: str, intent: Intent | None, previous: JsonObject | None
+        self,
+        network: NetworkList,
+        plugin: Plugin,
+        verb: str,
+        intent: Intent | None,
+        previous: JsonObject | None,
+        more: JsonObject | None = None,
     ) -> bytes:
         """Run one plugin and return what it printed; raises with its own words when it fails."""
         subject = _subject(intent.sandbox_id if intent else None, network)
         program = self._find(plugin.type, subject)
-        config: JsonObject = {**plugin.config, "name": network.name, "cniVersion": network.version}
+        config: JsonObject = {**plugin.config, "name": network.name, "cniVersion": network.version, **(more or {})}
         environment = {**os.environ, "CNI_COMMAND": verb, "CNI_PATH": ":".join(map(str, self._bin_dirs))}
         if intent is not None:
             wanted = {name: value for name, value in intent.capabilities.items() if name in plugin.capabilities}
@@ -602,6 +677,20 @@ def _if_there(path: str) -> str:
 
 def _subject(sandbox_id: str | None, network: NetworkList) -> str:
     return f"sandbox {sandbox_id}: network {network.name}" if sandbox_id else f"network {network.name}"
+
+
+def _intent_of(entry: JsonObject) -> Intent:
+    """Make the intent of an ADD anew from its entry in the result cache; raises ValueError and its kin for what is none."""
+    return msgspec.convert(
+        {
+            "sandbox_id": entry["containerId"],
+            "netns": entry.get("netns", ""),
+            "config": cni.parse_object(base64.b64decode(entry.get("config", "")), "config"),
+            "arguments": [tuple(pair) for pair in entry.get("cniArgs") or []],
+            "capabilities": entry.get("capabilityArgs") or {},
+        },
+        Intent,
+    )
 
 
 def _list_of(intent: Intent) -> NetworkList:

@@ -63,6 +63,11 @@ class NetworkSelector:
             except OrlopError as error:
                 log.error("%s", error)
 
+    async def sweep(self, known: AbstractSet[str]) -> None:
+        """Try again what failed, in both networks."""
+        await self.cni.sweep(known)
+        await self.bridge.sweep(known)
+
     async def status(self) -> NetworkStatus:
         """Say whether the next pod can be attached: CRI's NetworkReady."""
         return await self._current().status()

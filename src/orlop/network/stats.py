@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+from orlop.base import limits
 from orlop.kernel import netlink
 from orlop.network.attachment import INTERFACE
 from orlop.specs.pod import InterfaceStats
@@ -31,14 +32,17 @@ class InterfaceCounters:
 
 
 def read_counters(pod: socket.socket) -> tuple[InterfaceCounters, ...]:
-    """Read all interfaces of the namespace in which the socket was opened, but not lo; the default one comes first."""
+    """Read the interfaces of the namespace in which the socket was opened, but not lo; the default one comes first.
+
+    No more than METRIC_INTERFACES are told of.
+    """
     found = [
         _counters(name, counters)
         for index, name, counters in netlink.link_counters(pod)
         if index != netlink.LOOPBACK_INDEX
     ]
     found.sort(key=lambda each: (each.name != INTERFACE, each.name))
-    return tuple(found)
+    return tuple(found[: limits.METRIC_INTERFACES])
 
 
 def read_bridge_counters(host: socket.socket, bridge: str) -> dict[str, InterfaceCounters]:

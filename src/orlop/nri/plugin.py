@@ -3,7 +3,8 @@
     connected -> RegisterPlugin (its call) -> Configure -> Synchronize -> in the list (plugins.py) -> cut off, or gone
 
 A plugin that does not answer in time, breaks the protocol or goes away is cut off: the call that met it goes on as if it had never
-been there. One that answers with an error makes the call fail. Test: tests/unit/nri/test_plugins.py.
+been there, unless the plugin's own failure policy says otherwise. One that answers with an error makes the call fail.
+Test: tests/unit/nri/test_plugins.py.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Plugin:
         self._request_seconds = request_seconds
         self._registered = False
         self._legacy = False
+        self._policy = nri.FailurePolicy()
         # Plugins are written for one call at a time.
         self._turn = asyncio.Lock()
 
@@ -146,6 +148,7 @@ class Plugin:
         if unknown := answer.events & ~calls.ALL_EVENTS:
             raise InvalidArgument(f"nri plugin {self.name}: subscribes to unknown events {unknown:#x}")
         self.events = answer.events or calls.ALL_EVENTS
+        self._policy = answer.failure_policy
 
     async def synchronize(
         self, pods: Sequence[nri.PodSandbox], containers: Sequence[nri.Container]
@@ -170,14 +173,22 @@ class Plugin:
     # events
 
     async def ask(self, call: Call, request: Message) -> Message | None:
-        """Make a call; None when the plugin has not subscribed to it, or was cut off over it. Raises PluginFailed with its error."""
+        """Make a call; None when the plugin has not subscribed to it, or was cut off over it.
+
+        Raises PluginFailed with the error that it answered with; and for what was to be None when its policy is that such calls fail.
+        """
         if not self.wants(call) or self.closed:
             return None
         async with self._turn:
             try:
                 return await self._ask(call, request)
             except (Unavailable, DeadlineExceeded, Internal) as error:
-                self.close(str(error))
+                if isinstance(error, DeadlineExceeded) and self._policy.keep_connected:
+                    log.warning("nri plugin %s: %s: kept, as it asked for", self.name, error)
+                else:
+                    self.close(str(error))
+                if self._policy.fail_request:
+                    raise PluginFailed(f"nri plugin {self.name}: {call.method}: {error}") from error
                 return None
             except ttrpc.CallRefused as error:
                 raise PluginFailed(f"nri plugin {self.name}: {call.method}: {error}") from error

@@ -222,7 +222,7 @@ class Plugins:
             answer = await plugin.ask(calls.CREATE, nri.CreateContainerRequest(pod=pod, container=container))
             if isinstance(answer, nri.CreateContainerResponse):
                 merge.add(answer, plugin.name)
-        validators = [plugin for plugin in self._plugins if plugin.wants(calls.VALIDATE)]
+        validators = [plugin for plugin in self._plugins if plugin.wants(calls.VALIDATE) and not plugin.closed]
         if validators:
             request = nri.ValidateContainerAdjustmentRequest(
                 pod=pod,

@@ -35,11 +35,21 @@ _SERVICE: Final = nri.DESCRIPTOR.services_by_name["Plugin"]
 class Stub:
     """One plugin's side of one connection."""
 
-    def __init__(self, plugin: object, *, index: str = "", base: str = "", path: Path = DEFAULT_SOCKET) -> None:
+    def __init__(
+        self,
+        plugin: object,
+        *,
+        index: str = "",
+        base: str = "",
+        path: Path = DEFAULT_SOCKET,
+        policy: nri.FailurePolicy | None = None,
+    ) -> None:
+        """``policy``: what becomes of calls that the plugin does not answer; None: they go on without it, and it is cut off."""
         self._plugin = plugin
         self._index = os.environ.get("NRI_PLUGIN_IDX", "") or index
         self._base = os.environ.get("NRI_PLUGIN_NAME", "") or base
         self._path = path
+        self._policy = policy
         self._pods: list[nri.PodSandbox] = []
         self._containers: list[nri.Container] = []
         self._supervisor = Supervisor("nri stub")
@@ -93,7 +103,7 @@ class Stub:
             self._pods, self._containers = [], []
         answer = await self._handle(method, request)
         if isinstance(empty, nri.ConfigureResponse):
-            return nri.ConfigureResponse(events=self.events)
+            return nri.ConfigureResponse(events=self.events, failure_policy=self._policy)
         return empty if answer is None else answer
 
     async def _handle(self, method: str, request: Message) -> Message | None:

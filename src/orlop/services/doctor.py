@@ -52,6 +52,10 @@ _MEANING: Final[dict[str, tuple[Verdict, str]]] = {
     "recursive_read_only": (Verdict.LIMITED, "mounts with recursiveReadOnly are refused"),
     "mount_options": (Verdict.LIMITED, "mounts with noexec, nosuid or nodev are refused; needs Linux 5.12"),
     "idmapped_mounts": (Verdict.LIMITED, "pods in user namespaces cannot own their volumes"),
+    "project_quota": (
+        Verdict.LIMITED,
+        "writable layers cannot be limited (runtime.rootfs_size); needs --root on XFS or ext4 with prjquota",
+    ),
     "user_namespaces": (Verdict.LIMITED, "pods in user namespaces and rootless use are not possible"),
     "pidfd": (Verdict.BROKEN, "processes cannot be watched safely; needs Linux 5.3"),
     "cgroup_v2": (

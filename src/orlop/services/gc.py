@@ -1,4 +1,4 @@
-"""What is collected while the daemon runs: cgroups whose processes were still dying, and layers whose last container went.
+"""What is collected while the daemon runs: cgroups whose processes were still dying, networks whose plugin failed, layers of removed images.
 
 Nothing here is needed for correctness at once: a removal that found its cgroup busy has already answered, and recovery finds at the next
 start what a daemon that was killed did not collect. Test: tests/kernel/services/test_gc.py.
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 10.0
 """Between two looks when nothing waits: removals of other pods sweep as well."""
 BUSY_SECONDS = 0.2
+NETWORK_SECONDS = 60.0
 
 
 async def sweep_cgroups(node: Node) -> None:
@@ -36,6 +37,16 @@ async def sweep_cgroups(node: Node) -> None:
         if waiting == before:
             # No progress: a process is stuck in the kernel. It is asked after as rarely as if there were nothing.
             waiting = 0
+
+
+async def sweep_network(node: Node) -> None:
+    """Take back, as long as the daemon runs, what a failed undo or a failed removal left of pods that have no row any more."""
+    while True:
+        await asyncio.sleep(NETWORK_SECONDS)
+        try:
+            await node.network.sweep({row.id for row in node.pods.sandboxes()})
+        except OrlopError as error:
+            log.warning("%s", error)
 
 
 def prune_after(node: Node, row: ContainerRow) -> None:

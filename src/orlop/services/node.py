@@ -20,6 +20,7 @@ from orlop.services.containers.cdi import CdiCatalog
 from orlop.services.containers.layer_usage import LayerUsages
 from orlop.services.containers.spec_inputs import Host
 from orlop.services.events import EventHub
+from orlop.services.handlers.protocol import Handlers
 from orlop.services.images.parts import ImageParts
 from orlop.services.live import LivePods
 from orlop.services.metrics.memory import MetricMemory
@@ -62,8 +63,9 @@ class Node:
     """None connected, and none can be: NRI is off, or nobody came."""
     options: Options
     """What the administrator decided for all pods."""
-    handlers: tuple[str, ...]
-    """Names of runtime handlers that may be asked for; "" is among them."""
+    handlers: Handlers
+    rootfs_limits_missing: str
+    """Why writable layers cannot be limited here; empty: they can."""
     supervisor: Supervisor
     running_sandboxes: Joiner[SandboxId]
     creating_containers: Joiner[ContainerId]

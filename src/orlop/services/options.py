@@ -19,6 +19,8 @@ from orlop.specs.ulimit import INFINITY, NAMES, parse_ulimits, ulimit_name
 
 DOMAIN: Final = "orlop.dev"
 LOG_RATE_MIN: Final = 1024
+ROOTFS_BYTES_MIN: Final = 64 << 10
+"""The directories of an empty layer take that much."""
 DEFAULT_CDI_DIRS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
@@ -43,6 +45,8 @@ class Options:
     """For every container, unless its pod asks for less."""
     log_rate: int = 0
     """Bytes a second of a container's log file; 0: as fast as the disk."""
+    rootfs_bytes: int = 0
+    """What a container's writable layer may take; 0: all that there is. Ignored, with a warning, where the file system cannot."""
     cdi_dirs: tuple[Path, ...] = DEFAULT_CDI_DIRS
     hard_limits: dict[str, int] = field(default_factory=own_hard_limits)
 
@@ -99,6 +103,33 @@ def log_rate_of(config: ContainerConfig, sandbox: SandboxConfig, options: Option
     if options.log_rate and rate > options.log_rate:
         raise FailedPrecondition(f"{field_name}: {text} is above the node's {options.log_rate} bytes a second")
     return rate
+
+
+def rootfs_bytes_of(config: ContainerConfig, sandbox: SandboxConfig, options: Options, missing: str) -> int:
+    """Return the limit of a container's writable layer, 0: none. ``missing`` says why this node has no such limits; empty: it has.
+
+    Raises InvalidArgument, FailedPrecondition (above the node's limit, or asked for where it is not possible).
+    """
+    field_name, text = asked(config, sandbox, "rootfs-size")
+    if not text:
+        return 0 if missing else options.rootfs_bytes
+    try:
+        size = parse_rootfs_size(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{field_name}: {error}") from None
+    if missing:
+        raise FailedPrecondition(f"{field_name}: {missing}")
+    if options.rootfs_bytes and size > options.rootfs_bytes:
+        raise FailedPrecondition(f"{field_name}: {text} is above the node's {options.rootfs_bytes} bytes")
+    return size
+
+
+def parse_rootfs_size(text: str) -> int:
+    """Return bytes of ``10Gi``. Raises ValueError with the reason."""
+    size = parse_bytes(text)
+    if size < ROOTFS_BYTES_MIN:
+        raise ValueError(f"{text!r} is less than {ROOTFS_BYTES_MIN} bytes")
+    return size
 
 
 def parse_log_rate(text: str) -> int:

@@ -48,6 +48,7 @@ from orlop.specs.pod import ContainerState, EventType, NamespaceMode, SandboxSta
 log = logging.getLogger(__name__)
 
 SANDBOX_SECONDS = 10.0
+START_LOOK_SECONDS = 0.02
 
 
 async def recover(node: Node) -> None:
@@ -197,10 +198,23 @@ async def _recover_container(node: Node, pod: LivePod, row: ContainerRow, live: 
         node.cgroups.remove_container(row.cgroup)
         pod.exit_of(row.id).set()
         publish(node, EventType.STOPPED, row)
-    elif live.state == "running" and not row.started_at:
+        return
+    if live.state == "starting":
+        live = await _after_start(pod, live)
+    if live is not None and live.state == "running" and not row.started_at:
         row = msgspec.structs.replace(row, started_at=time.time_ns())
         node.pods.put_container(row)
         publish(node, EventType.STARTED, row)
+
+
+async def _after_start(pod: LivePod, live: LiveContainer) -> LiveContainer | None:
+    """Wait for the outcome of a start that the last daemon asked for; an end that came meanwhile is told as an event."""
+    found: LiveContainer | None = live
+    while found is not None and found.state == "starting":
+        await asyncio.sleep(START_LOOK_SECONDS)
+        await pod.monitor.hello()
+        found = next((each for each in pod.monitor.containers if each.id == live.id), None)
+    return found
 
 
 async def _remove_rowless(node: Node) -> None:

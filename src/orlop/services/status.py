@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orlop import __version__
 from orlop.network.attachment import NetworkStatus
+from orlop.services.handlers.protocol import host_for
 from orlop.services.node import Node
 
 
@@ -60,10 +61,11 @@ async def runtime_status(node: Node, *, verbose: bool = False) -> RuntimeStatus:
         handlers=tuple(
             HandlerFeatures(
                 name=name,
-                recursive_read_only_mounts=node.host.recursive_readonly,
+                recursive_read_only_mounts=host_for(node.handlers.get(name), node.host).recursive_readonly,
                 user_namespaces=False,
             )
-            for name in node.handlers
+            for name in node.handlers.names()
+            if not node.handlers.get(name).unavailable
         ),
         features=_features(node),
         info=_info(node, network) if verbose else {},
@@ -91,6 +93,7 @@ def _info(node: Node, network: NetworkStatus) -> dict[str, object]:
         },
         "features": {each.name: {"available": each.available, "reason": each.reason} for each in node.probe.all()},
         "network": {"ready": network.ready, "reason": network.reason, "message": network.message},
+        "handlers": {name: node.handlers.get(name).describe() for name in node.handlers.names() if name},
         "pods": node.pods.statistics(),
         "events": node.events.statistics(),
         "tasks": node.supervisor.statistics(),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from orlop.base.ids import ContainerId
 from orlop.base.paths import RootPaths
 from orlop.base.trash import Trash
 from orlop.kernel import mount
+from orlop.snapshots.quota import ProjectQuotas
 from orlop.snapshots.subpath import clone_below
 
 # Longer values are refused by fsconfig(2) (strndup_user of 256).
@@ -42,19 +44,24 @@ class OverlaySnapshots:
     def __init__(self, paths: RootPaths, trash: Trash) -> None:
         self._paths = paths
         self._trash = trash
+        self.quotas = ProjectQuotas(paths)
+        """Limits on what a writable layer takes."""
         self._stepwise: bool | None = None
         """Whether the kernel takes layers one by one; found out by the first mount."""
 
-    def prepare(self, container_id: ContainerId, layers: Sequence[Path]) -> int:
+    def prepare(self, container_id: ContainerId, layers: Sequence[Path], *, size: int = 0) -> int:
         """Make a container's writable layer over ``layers`` (lowest first) and return its root as a detached mount fd.
 
-        The fd is the caller's. On failure nothing remains. Raises NotFound (a layer's directory is missing),
-        ResourceExhausted, Internal.
+        ``size`` is the most that the layer may take, in bytes; 0: no limit. The fd is the caller's. On failure nothing
+        remains. Raises NotFound (a layer's directory is missing), ResourceExhausted, FailedPrecondition (no limits on
+        this file system), Internal.
         """
         home = self._paths.containers / container_id
         subject = f"container {container_id}"
         try:
             home.mkdir(mode=0o700)
+            if size:
+                self.quotas.limit(home, size)
             upper = home / "upper"
             upper.mkdir()
             # The root directory of the container: what the umask took away is given back.
@@ -89,30 +96,53 @@ class OverlaySnapshots:
             raise _failure(error, f"{subject}: cannot mount its layers") from error
 
     def _mapped(self, subject: str, layers: Sequence[Path], userns_fd: int) -> int:
-        """overlayfs itself cannot be id-mapped, its layers can: one clone of the directory above all of them is."""
+        """overlayfs itself cannot be id-mapped, its layers can: one clone of the directory above all of them is.
+
+        Kernels before 6.15 take no layers from a mount that is nowhere: there it is attached for an instant.
+        """
         common = mount.open_tree(mount.AT_FDCWD, str(self._paths.root), mount.OPEN_TREE_CLONE | mount.OPEN_TREE_CLOEXEC)
         try:
-            mount.mount_setattr(common, "", mount.AT_EMPTY_PATH, attr_set=mount.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
-            mapped = [Path(f"/proc/self/fd/{common}") / layer.relative_to(self._paths.root) for layer in layers]
-            return self._mount_stepwise(mapped, None)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP):
-                raise
-            raise FailedPrecondition(
-                f"{subject}: the layers in {self._paths.root} cannot be id-mapped on this kernel: {error.strerror}"
-            ) from error
+            try:
+                mount.mount_setattr(
+                    common, "", mount.AT_EMPTY_PATH, attr_set=mount.MOUNT_ATTR_IDMAP, userns_fd=userns_fd
+                )
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"{subject}: the layers in {self._paths.root} cannot be id-mapped on this kernel: {error.strerror}"
+                ) from error
+            if self._stepwise is not False:
+                try:
+                    return self._mount_stepwise(self._below(f"/proc/self/fd/{common}", layers), None)
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+            target = tempfile.mkdtemp(prefix="mapped-", dir=self._paths.staging)
+            try:
+                mount.move_mount(common, "", mount.AT_FDCWD, target, mount.MOVE_MOUNT_F_EMPTY_PATH)
+                try:
+                    return self._overlay(subject, self._below(target, layers), None)
+                finally:
+                    mount.umount2(target, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            finally:
+                os.rmdir(target)
         finally:
             os.close(common)
 
+    def _below(self, directory: str, layers: Sequence[Path]) -> list[Path]:
+        return [Path(directory) / layer.relative_to(self._paths.root) for layer in layers]
+
     def remove(self, container_id: ContainerId) -> None:
         """Throw a container's writable layer away; one that is not there is removed already."""
-        self._trash.discard(self._paths.containers / container_id)
+        home = self._paths.containers / container_id
+        self.quotas.release(home)
+        self._trash.discard(home)
 
     def remove_orphans(self, containers: Collection[ContainerId]) -> list[str]:
         """Throw away the writable layers of all other containers; returns their ids."""
         orphans = [entry.name for entry in os.scandir(self._paths.containers) if entry.name not in containers]
         for name in orphans:
             _unmount_leftover(self._paths.containers / name / "root")
+            self.quotas.release(self._paths.containers / name)
             self._trash.discard(self._paths.containers / name)
         return orphans
 

@@ -45,6 +45,7 @@ class NetworkList:
     version: str
     plugins: tuple[Plugin, ...]
     disable_check: bool = False
+    disable_gc: bool = False
     load_only_inlined: bool = True
     document: JsonObject = field(default_factory=dict)
     """The list as JSON with all plugins inlined: what the result cache keeps."""
@@ -128,6 +129,7 @@ def parse_list(data: bytes, where: str) -> NetworkList:
         version=_version(document, where),
         plugins=tuple(parse_plugin(item, f"{where}: plugins[{place}]") for place, item in enumerate(listed)),
         disable_check=_flag(document, "disableCheck", where),
+        disable_gc=_flag(document, "disableGC", where),
         load_only_inlined=inlined_only,
         document=document,
     )
@@ -157,6 +159,7 @@ def with_plugins(network: NetworkList, more: tuple[Plugin, ...]) -> NetworkList:
         version=network.version,
         plugins=plugins,
         disable_check=network.disable_check,
+        disable_gc=network.disable_gc,
         document={**network.document, "plugins": [plugin.config for plugin in plugins]},
     )
 

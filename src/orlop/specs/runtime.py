@@ -380,6 +380,11 @@ def to_json(spec: RuntimeSpec, *, lossy: bool = False) -> bytes:
     return _encoder.encode(_map_texts(spec, _readable))
 
 
+def resources_json(resources: Resources) -> bytes:
+    """Return the document of ``update --resources``: a resources object alone."""
+    return _encoder.encode(resources)
+
+
 # U+10FF80 .. U+10FFFF, the last private code points: in a stored document they stand for the bytes 0x80 .. 0xFF.
 _BYTE_BASE: Final = 0x10FF00
 _BYTE_MARKS: Final = (b"\xf4\x8f\xbe", b"\xf4\x8f\xbf")

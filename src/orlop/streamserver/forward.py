@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from contextlib import suppress
 
@@ -106,8 +107,14 @@ class _Connection:
     def _pod_ended(self) -> None:
         if self.over:
             return
-        self._told_client = True
         session = self._session
+        if self._out is not None and self._out.error:
+            reason = os.strerror(self._out.error).lower()
+            message = f"sandbox {session.wanted.sandbox_id}: port {self.port}: {reason}"
+            session.wire.send(session.carrier.fail(self.key, message))
+            self.close()
+            return
+        self._told_client = True
         session.wire.send(session.carrier.end(self.key))
         self._close_if_over()
 

@@ -50,6 +50,8 @@ class Outflow:
         self.ended = asyncio.Event()
         """End of file, an error, or stop()."""
         self.total = 0
+        self.error = 0
+        """errno, when it was an error. EIO of a terminal: its last user is gone."""
         self.waits = False
         """It is the client that is waited for."""
         self.resume()
@@ -91,7 +93,8 @@ class Outflow:
                 count = os.readv(self._fd, [_BUFFER[:room]])
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # EIO: the last user of a terminal is gone
+            except OSError as error:
+                self.error = error.errno or 0
                 count = 0
             if not count:
                 self.stop()

@@ -67,6 +67,8 @@ class HeadReader:
                     raise Refused(HTTPStatus.BAD_REQUEST, "the request has a body")
                 elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
                     break
+                else:
+                    raise Refused(HTTPStatus.BAD_REQUEST, "not an HTTP request")
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
             raise Refused(status, f"not an HTTP request: {error}") from None

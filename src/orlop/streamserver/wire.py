@@ -151,9 +151,10 @@ class Wire:
             self._unsent.append(rest)
             self._unsent_bytes += len(rest)
             sent = 0
-        if self._unsent and not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._sock.fileno(), self._writable)
+        if self._unsent:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._sock.fileno(), self._writable)
             self._watch()
 
     def _transmit(self, parts: Sequence[Buffer]) -> int:
@@ -169,6 +170,7 @@ class Wire:
             return
         self.active_at = self._loop.time()
         self._unsent_bytes -= sent
+        self._watch()
         while sent:
             first = self._unsent[0]
             if sent < len(first):
@@ -180,7 +182,6 @@ class Wire:
             return
         self._writing = False
         self._loop.remove_writer(self._sock.fileno())
-        self._watch()
         if self._finishing:
             self._shut_down()
         self._wake()

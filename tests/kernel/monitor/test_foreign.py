@@ -45,7 +45,14 @@ class Foreign:
         (self.directory / "rootfs").mkdir(parents=True)
 
     def plan(
-        self, argv: tuple[str, ...], *, foreign: bool, piped: bool = False, console: bool = False, tree: bool = False
+        self,
+        argv: tuple[str, ...],
+        *,
+        foreign: bool,
+        piped: bool = False,
+        console: bool = False,
+        tree: bool = False,
+        gate: bool = False,
     ) -> bytes:
         null = Fd("null")
         steps: list[ops.Op] = [ops.Clone(flags=k.CLONE_NEWNS, cgroup=None)]
@@ -57,6 +64,8 @@ class Foreign:
             steps.append(ops.Place(tree=Fd("tree"), path=str(self.directory / "rootfs")))
         quiet = None if piped else null
         steps.append(ops.Stdio(in_=null, out=quiet, err=quiet))
+        if gate:
+            steps.append(ops.Gate())
         steps.append(ops.Exec(path=argv[0], argv=argv, envp=("PATH=/usr/bin:/bin",)))
         return encode(make_plan(steps))
 
@@ -285,3 +294,27 @@ async def test_mounts_are_placed_for_the_program_alone(pod: PodUnderTest, foreig
     assert logged(pod.log("c1")) == b"1\n"
     assert list(target.iterdir()) == []
     assert str(target) not in Path("/proc/self/mountinfo").read_text()
+
+
+async def test_a_program_of_an_exec_waits_at_its_gate(pod: PodUnderTest, foreign: Foreign) -> None:
+    await foreign.create("c1", "sleep 1000 & echo $! > pid")
+    await foreign.run("s1", "c1", "true", starts=True)
+    await pod.exit_of("s1")
+
+    async def opened() -> None:
+        assert not (foreign.directory / "ran").exists()
+        (foreign.directory / "word").touch()
+
+    async def run(name: str, script: str) -> None:
+        plan = foreign.plan(("/bin/sh", "-c", f"cd {foreign.directory}; touch ran; {script}"), foreign=True, gate=True)
+        with ExitStack() as stack:
+            await pod.client.exec(name, "c1", plan, foreign.fds(stack, foreign=True), gate=opened)
+
+    await run("e1", "[ -e word ] || exit 1; (until [ -e gone ]; do :; done; exit 6) & echo $! > pid")
+    (foreign.directory / "gone").touch()
+    assert (await pod.exit_of("e1")).exit_code == 6
+    (foreign.directory / "ran").unlink()
+    with pytest.raises(MonitorError, match="program: exit code 3"):
+        await run("e2", "exit 3")
+    assert not any(event.id == "e2" for event in pod.events)
+    assert await states(pod) == {"c1": "running"}

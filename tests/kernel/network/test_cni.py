@@ -277,3 +277,99 @@ async def test_check_without_a_known_result(cni, host, new_pod, tmp_path):
     with pytest.raises(FailedPrecondition, match="no result"):
         await cni.check(pod.request(), msgspec.structs.replace(got, cni_result=None))
     await cni.detach(pod.request(), got)
+
+
+RESULT_1_1 = RESULT.replace("1.0.0", "1.1.0")
+GC_LOG = f"""case $CNI_COMMAND in GC) tee $log.gc >/dev/null;; ADD) cat >/dev/null; echo '{RESULT_1_1}';; *) cat >/dev/null;; esac
+echo "$CNI_COMMAND $CNI_CONTAINERID" >> $log"""
+
+
+def foreign_entry(tmp_path, container="ab" * 32):
+    """What another runtime has in the result cache for the same network."""
+    entry = {
+        "kind": "cniCacheV1",
+        "containerId": container,
+        "ifName": "eth0",
+        "networkName": "testnet",
+        "netns": "/gone",
+    }
+    (tmp_path / "results" / f"testnet-{container}-eth0").write_text(json.dumps(entry))
+    return container
+
+
+async def test_gc_of_1_1_at_the_start_names_what_is_valid(cni, host, new_pod, tmp_path):
+    conflist(tmp_path, fake(tmp_path, "one", GC_LOG), fake(tmp_path, "two", GC_LOG), version="1.1.0")
+    kept, gone = new_pod(), new_pod()
+    for pod in (kept, gone):
+        await cni.attach(pod.request())
+    other = foreign_entry(tmp_path)
+    await cni.reconcile({kept.sandbox_id})
+    valid = [{"containerID": each, "ifname": "eth0"} for each in sorted((kept.sandbox_id, other))]
+    for name in ("one", "two"):
+        assert ran(tmp_path, name) == ["ADD", "ADD", "DEL", "GC"]
+        assert (tmp_path / f"log.{name}").read_text().splitlines()[2] == f"DEL {gone.sandbox_id}"
+        given = json.loads((tmp_path / f"log.{name}.gc").read_text())
+        assert given["cni.dev/valid-attachments"] == given["cni.dev/attachments"] == valid
+        assert (given["name"], given["cniVersion"]) == ("testnet", "1.1.0")
+    await cni.detach(kept.request())
+    assert left(tmp_path) == [f"testnet-{other}-eth0"]
+
+
+@pytest.mark.parametrize("fields", [{"version": "1.0.0"}, {"version": "1.1.0", "disableGC": True}])
+async def test_no_gc_where_it_is_not_known_or_not_wanted(cni, host, tmp_path, fields):
+    conflist(tmp_path, fake(tmp_path, "one", GC_LOG), **fields)
+    await cni.reconcile(set())
+    assert ran(tmp_path, "one") == []
+
+
+async def test_a_gc_that_fails_or_hangs_does_not_keep_the_daemon_from_serving(cni, host, tmp_path, caplog):
+    cni._seconds["GC"] = 0.3
+    conflist(
+        tmp_path,
+        fake(tmp_path, "bad", 'echo \'{"code":7,"msg":"no"}\'; exit 1'),
+        fake(tmp_path, "slow", "exec sleep 600"),
+        fake(tmp_path, "one", GC_LOG),
+        version="1.1.0",
+    )
+    await cni.reconcile(set())
+    assert "plugin bad GC: no (code 7)" in caplog.text and "GC: not done after 0.3 s" in caplog.text
+    assert ran(tmp_path, "one") == ["GC"]
+
+
+async def test_attachments_of_an_earlier_boot_are_deleted_by_the_cache(cni, host, new_pod, tmp_path):
+    """The intents went with the boot, the cache and the plugins' addresses did not; what is another runtime's stays."""
+    conflist(tmp_path, fake(tmp_path, "one", GOOD))
+    pod = new_pod()
+    await cni.attach(pod.request(PortMapping(container_port=80, host_port=8080)))
+    shutil.rmtree(tmp_path / "intents")
+    conflist(tmp_path, fake(tmp_path, "new", GOOD))  # and the configuration is another by now
+    other = foreign_entry(tmp_path)
+    await cni.reconcile(set())
+    assert ran(tmp_path, "one") == ["ADD", "DEL"] and ran(tmp_path, "new") == []
+    added, deleted = (tmp_path / "log.one").read_text().splitlines()
+    assert added.split()[2:] == deleted.split()[2:] or added.split()[1:] == deleted.split()[1:], "the same arguments"
+    assert left(tmp_path) == [f"testnet-{other}-eth0"]
+
+
+async def test_sweep_repeats_a_del_that_failed(cni, host, new_pod, tmp_path):
+    script = f"test -e {tmp_path}/free || test $CNI_COMMAND = ADD || exit 1\n{GOOD}"
+    conflist(tmp_path, fake(tmp_path, "stuck", script))
+    pod = new_pod()
+    await cni.attach(pod.request())
+    with pytest.raises(Internal):
+        await cni.detach(pod.request())
+    await cni.sweep({pod.sandbox_id})
+    await cni.sweep(set())
+    assert cni.holds(pod.sandbox_id), "it fails still"
+    (tmp_path / "free").touch()
+    await cni.sweep({pod.sandbox_id})
+    assert cni.holds(pod.sandbox_id), "its removal is not done: the caller repeats it"
+    await cni.sweep(set())
+    assert left(tmp_path) == []
+
+
+async def test_a_missing_plugin_is_found_before_the_first_one_runs(cni, host, new_pod, tmp_path):
+    conflist(tmp_path, fake(tmp_path, "good", GOOD), {"type": "missing"})
+    with pytest.raises(FailedPrecondition, match="plugin missing: no such program"):
+        await cni.attach(new_pod().request())
+    assert ran(tmp_path, "good") == [] and left(tmp_path) == []

@@ -79,10 +79,10 @@ def send(request: web.Request, blob: bytes) -> web.Response:
     return web.Response(status=206, body=blob[begin : end + 1], headers=headers)
 
 
-async def serve(liar: Liar, context: ssl.SSLContext | None = None) -> web.AppRunner:
+async def serve(liar: Liar, context: ssl.SSLContext | None = None, **options: bool) -> web.AppRunner:
     application = web.Application()
     application.router.add_route("*", "/{rest:.*}", liar.answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    runner = web.AppRunner(application, shutdown_timeout=0.1, **options)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.cri.convert.metrics import MetricsOut, descriptors_out
+from orlop.cri.convert.metrics import HEADS_KEPT, MetricsOut, descriptors_out
 from orlop.services.metrics import descriptors as d
 from orlop.services.metrics.collect import Labelled, PodMetrics
 from orlop.specs.cri_gen import api_pb2 as pb
@@ -70,3 +70,12 @@ def test_new_labels_are_written_anew():
 def test_descriptors_name_all_labels(metric):
     (made,) = descriptors_out([metric]).descriptors
     assert tuple(made.label_keys) == d.BASE_LABELS + metric.labels
+
+
+def test_what_is_remembered_of_interfaces_that_come_and_go_is_bounded():
+    out = MetricsOut(lambda _: True)
+    for number in range(HEADS_KEPT + 10):
+        pod = Labelled(id="s", labels=LABELS, parts=([(d.SENT_BYTES, (f"veth{number}",), number, 0)],))
+        read = pb.PodSandboxMetrics.FromString(out.pod(PodMetrics(pod=pod, containers=())))
+        assert read.metrics[0].label_values[-1] == f"veth{number}"
+        assert len(out._known.of("s", LABELS).heads) <= HEADS_KEPT

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.base.errors import InvalidArgument
-from orlop.daemon.config import Flags, Handler, NriConfig, load, read
+from orlop.daemon.config import Flags, Handler, NriConfig, check, load, read
 from orlop.daemon.toml_lines import key_lines
 
 
@@ -30,6 +30,7 @@ def test_nothing_given(tmp_path):
     assert config.runtime.handlers == {"orlop": Handler()}
     assert config.runtime.default_ulimits == ()
     assert config.runtime.log_rate == 0
+    assert config.runtime.rootfs_size == 0
     assert config.runtime.cdi_spec_dirs == (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
@@ -53,6 +54,7 @@ default_handler = "crun"
 cgroup_driver = "systemd"
 default_ulimits = ["nofile=1:2", "core=0"]
 log_rate = "1Mi"
+rootfs_size = "10Gi"
 cdi_spec_dirs = []
 [runtime.handlers.crun]
 type = "oci"
@@ -155,6 +157,27 @@ bin_dirs = [
 )
 def test_single_problems(tmp_path, text, problem):
     assert problems(tmp_path, text) == [f"config.toml:{problem}"]
+
+
+def test_programs_of_handlers_are_looked_at_only_by_the_check(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("")
+    text = f"""[runtime.handlers.a]
+type = "oci"
+path = "{program}"
+[runtime.handlers.b]
+type = "oci"
+path = "/nonexistent/x"
+[runtime.handlers.c]
+type = "oci"
+path = "/bin/sh"
+"""
+    flags = write(tmp_path, text)
+    assert load(flags).runtime.handlers["b"].path == Path("/nonexistent/x")
+    assert [str(each).removeprefix(f"{tmp_path}/") for each in check(flags)] == [
+        f"config.toml:3: runtime.handlers.a.path: {program} is not an executable file",
+        "config.toml:6: runtime.handlers.b.path: /nonexistent/x does not exist",
+    ]
 
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path):

@@ -1,9 +1,10 @@
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.kernel.mountinfo import device_of, find_device
+from orlop.kernel.mountinfo import device_of, find_device, find_mount_point
 
 MOUNTS = """25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 25 0:24 / /run rw - tmpfs tmpfs rw,size=10k
@@ -28,3 +29,26 @@ def test_this_host(tmp_path):
 @given(st.text(alphabet="0123456789: -/abc\n"))
 def test_any_text_is_taken(text):
     assert find_device(text, "8:1")
+    assert find_mount_point(text, "/a").startswith("/")
+
+
+POINTS = """\
+27 1 254:0 / / rw - ext4 /dev/vda rw
+30 27 0:5 / /run rw shared:2 - tmpfs tmpfs rw
+31 30 0:6 / /run/a\\040b rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "point"),
+    [
+        ("/", "/"),
+        ("/var", "/"),
+        ("/run", "/run"),
+        ("/run/orlop", "/run"),
+        ("/running", "/"),
+        ("/run/a b/c", "/run/a b"),
+    ],
+)
+def test_a_path_lies_on_the_longest_mount_point(path: str, point: str) -> None:
+    assert find_mount_point(POINTS, path) == point

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orlop.base.errors import FailedPrecondition, InvalidArgument
-from orlop.services.options import Options, asked, log_rate_of, own_hard_limits, ulimits_of
+from orlop.services.options import Options, asked, log_rate_of, own_hard_limits, rootfs_bytes_of, ulimits_of
 from orlop.specs.pod import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from orlop.specs.runtime import Rlimit
 from orlop.specs.ulimit import INFINITY
@@ -25,7 +25,7 @@ def keys(annotations: dict[str, str]) -> dict[str, str]:
     """``ulimits``: of all; ``ulimits_web``: of one container."""
     found = {}
     for name, value in annotations.items():
-        option, _, owner = name.replace("log_rate", "log-rate").partition("_")
+        option, _, owner = name.replace("log_rate", "log-rate").replace("rootfs_size", "rootfs-size").partition("_")
         found[f"{option}.orlop.dev/{owner}" if owner else f"orlop.dev/{option}"] = value
     return found
 
@@ -78,6 +78,23 @@ def test_log_rates() -> None:
     for text in ("0", "1000", "fast"):
         with pytest.raises(InvalidArgument, match=r"annotations\[orlop.dev/log-rate\]"):
             log_rate_of(container(), pod(log_rate=text), Options())
+
+
+def test_sizes_of_writable_layers() -> None:
+    node, missing = Options(rootfs_bytes=1 << 30), "no quotas here"
+    assert rootfs_bytes_of(container(), pod(), node, "") == 1 << 30
+    assert rootfs_bytes_of(container(), pod(), node, missing) == 0
+    assert rootfs_bytes_of(container(), pod(rootfs_size_web="512Mi"), node, "") == 512 << 20
+    assert rootfs_bytes_of(container(), pod(rootfs_size="2Gi"), Options(), "") == 2 << 30
+    for text, error, words in (
+        ("2Gi", FailedPrecondition, "2Gi is above the node's 1073741824 bytes"),
+        ("1k", InvalidArgument, "less than 65536 bytes"),
+        ("big", InvalidArgument, "is not a number of bytes"),
+    ):
+        with pytest.raises(error, match=rf"annotations\[orlop.dev/rootfs-size\]: .*{words}"):
+            rootfs_bytes_of(container(rootfs_size=text), pod(), node, "")
+    with pytest.raises(FailedPrecondition, match=rf"annotations\[orlop.dev/rootfs-size\]: {missing}"):
+        rootfs_bytes_of(container(rootfs_size="1Mi"), pod(), node, missing)
 
 
 def test_own_limits_are_known() -> None:

@@ -25,6 +25,8 @@ KIND: Final = varint(pb.Metric.METRIC_TYPE_FIELD_NUMBER << 3) + varint(pb.GAUGE)
 TIMESTAMP: Final = varint(pb.Metric.TIMESTAMP_FIELD_NUMBER << 3)
 VALUE: Final = varint(pb.UInt64Value.VALUE_FIELD_NUMBER << 3)
 VALUES_KEPT: Final = 1 << 14
+HEADS_KEPT: Final = 1 << 12
+"""Of one pod or container: more than it can have at a time."""
 U64: Final = (1 << 64) - 1
 
 
@@ -94,6 +96,9 @@ class MetricsOut:
             if at:
                 tail += TIMESTAMP + varint(at)
             parts += (tag, varint(len(head) + len(tail)), head, tail)
+        if len(heads) > HEADS_KEPT:
+            # Interfaces that come and go under ever new names would be remembered for ever.
+            heads.clear()
         return b"".join(parts)
 
     def _value(self, value: int) -> bytes:

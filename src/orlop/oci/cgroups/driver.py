@@ -51,8 +51,8 @@ class CgroupDriver(Protocol):
         Raises InvalidArgument (a limit is impossible), AlreadyExists, FailedPrecondition, Internal.
         """
 
-    def create_exec(self, path: str, exec_id: str) -> ExecCgroup:
-        """Make a cgroup below a container's, for one exec session."""
+    def create_exec(self, path: str, exec_id: str, *, everywhere: bool = False) -> ExecCgroup:
+        """Make a cgroup below a container's, for one exec session. ``everywhere``: in every hierarchy of v1, as other runtimes want it."""
 
     def remove_exec(self, path: str, exec_id: str) -> bool:
         """Remove it when it is empty; processes that the command left go on, and False says that it is removed later."""

@@ -270,8 +270,8 @@ class V1Driver:
 
     # ---- execs
 
-    def create_exec(self, path: str, exec_id: str) -> ExecCgroup:
-        """See CgroupDriver. Only the freezer hierarchy gets a cgroup of its own: limits are the container's."""
+    def create_exec(self, path: str, exec_id: str, *, everywhere: bool = False) -> ExecCgroup:
+        """See CgroupDriver. Else only the freezer hierarchy gets a cgroup of its own: limits are the container's."""
         self._tree.guard(path)
         below = f"{path}/{check_name(exec_id, 'exec id')}"
         killer = self._freezer or self._v1[0]
@@ -279,7 +279,11 @@ class V1Driver:
         try:
             killer.mkdir(below)
             for hierarchy in self._v1:
-                fds.append(hierarchy.open(below if hierarchy is killer else path, "tasks", os.O_WRONLY))
+                if everywhere and hierarchy is not killer:
+                    hierarchy.mkdir(below)
+                    self._prepare(hierarchy, below)
+                own = everywhere or hierarchy is killer
+                fds.append(hierarchy.open(below if own else path, "tasks", os.O_WRONLY))
             join = tuple(fds)
             fds.append(killer.open_directory(below))
             clone = -1 if self._unified is None else self._unified.open_directory(path)

@@ -208,7 +208,7 @@ class V2Driver:
 
     # ---- execs
 
-    def create_exec(self, path: str, exec_id: str) -> ExecCgroup:
+    def create_exec(self, path: str, exec_id: str, *, everywhere: bool = False) -> ExecCgroup:
         """See CgroupDriver. The exec's cgroup is a child without controllers of its own: the container's limits hold."""
         self._tree.guard(path)
         below = f"{path}/{check_name(exec_id, 'exec id')}"

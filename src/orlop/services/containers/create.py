@@ -30,6 +30,7 @@ from orlop.services.live import LivePod
 from orlop.services.monitors import publish
 from orlop.services.node import Node
 from orlop.services.nri.events import container_created, container_withdrawn
+from orlop.services.options import rootfs_bytes_of
 from orlop.services.refusals import refusing
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
 
@@ -76,12 +77,14 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         raise InvalidArgument(f"{subject}: memory_limit_in_bytes {given} is less than the {least} that a launch needs")
     stages = Stages()
     pod = node.live.need(sandbox.id)
+    handler = node.handlers.of(sandbox)
     image = await image_status(node.images, config.image.image)
     if image is None:
         raise NotFound(f"{subject}: image {config.image.image!r} is not present")
     volumes = await find_image_volumes(node.images, config, subject)
     log_path = resolve_log_path(sandbox.config.log_directory, config.log_path, subject)
     _refuse_target_outside(node, sandbox, config, subject)
+    size = rootfs_bytes_of(config, sandbox.config, node.options, node.rootfs_limits_missing)
     row = ContainerRow(
         id=new_container_id(),
         name=name,
@@ -106,14 +109,15 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
         stages.mark("row")
 
         undo.push("snapshot", lambda: node.snapshots.remove(row.id))
-        rootfs = node.snapshots.prepare(row.id, image.layer_paths)
+        rootfs = node.snapshots.prepare(row.id, image.layer_paths, size=size)
         fds = [rootfs]
         try:
             faults.reach(SNAPSHOT)
             stages.mark("snapshot")
 
             undo.push("nri", lambda: container_withdrawn(node, sandbox, row))
-            launch: Launch = await plan_container(node, pod, sandbox, row, image, volumes, rootfs, fds)
+            undo.push("handler", lambda: handler.discard(node, row))
+            launch: Launch = await plan_container(node, pod, sandbox, row, image, volumes, handler, rootfs, fds)
             cgroup = launch.cgroup
             undo.push("cgroup", lambda: discard_cgroup(node, cgroup.path))
             fds += sorted({*cgroup.join_fds, cgroup.clone_fd, cgroup.kill_fd, cgroup.oom_fd} - {-1})
@@ -124,20 +128,25 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             if log_fd >= 0:
                 fds.append(log_fd)
             undo.push("launch", lambda: _forget(pod, row.id))
-            created = await pod.monitor.create(
-                row.id,
-                launch.plan,
-                launch.fds,
-                tty=config.tty,
-                stdin=config.stdin,
-                stdin_once=config.stdin_once,
-                log_fd=log_fd,
-                cgroup_fd=cgroup.kill_fd,
-                oom_fd=cgroup.oom_fd,
-                v2=cgroup.version == 2,
-                kill_by_cgroup=launch.kill_by_cgroup,
-                log_rate=launch.log_rate,
-            )
+            try:
+                created = await pod.monitor.create(
+                    row.id,
+                    launch.planned.plan,
+                    launch.planned.fds,
+                    tty=config.tty,
+                    stdin=config.stdin,
+                    stdin_once=config.stdin_once,
+                    log_fd=log_fd,
+                    cgroup_fd=cgroup.kill_fd,
+                    oom_fd=cgroup.oom_fd,
+                    v2=cgroup.version == 2,
+                    kill_by_cgroup=launch.kill_by_cgroup,
+                    log_rate=launch.log_rate,
+                )
+            except MonitorError as error:
+                if (better := launch.planned.explain(error)) is not None:
+                    raise better from error
+                raise
             faults.reach(LAUNCH)
             stages.mark("launch")
             os.close(created.pidfd)
@@ -153,7 +162,7 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
             user=launch.user,
             resources=launch.resources,
             stop_signal=launch.stop_signal,
-            spec=msgspec.Raw(launch.spec_json),
+            spec=msgspec.Raw(launch.planned.spec_json),
             timings=stages.milliseconds,
         )
         node.pods.put_container(row)

@@ -15,4 +15,5 @@ async def signal_container(node: Node, container_id: str, number: int) -> None:
         raise InvalidArgument(f"container {row.id}: {number} is not a signal")
     if not row.started_at or row.finished_at:
         raise FailedPrecondition(f"container {row.id}: cannot be killed, it is {row.state.name.lower()}")
-    await node.live.need(row.sandbox_id).monitor.kill(row.id, number)
+    pod = node.live.need(row.sandbox_id)
+    await node.handlers.of(node.pods.sandbox(row.sandbox_id)).signal(node, pod, row, number)

@@ -42,11 +42,13 @@ from orlop.services.containers.spec_mounts import SHM_FD
 from orlop.services.containers.spec_process import build_exec_process
 from orlop.services.containers.spec_security import choose_seccomp
 from orlop.services.containers.user import resolve_user
+from orlop.services.handlers.protocol import Handler, Planned, PlannedExec, Prepared, host_for
 from orlop.services.images.record import ImageRecord
 from orlop.services.live import KeptPlan, LivePod
 from orlop.services.node import Node
 from orlop.services.nri.events import Asked, container_creates
 from orlop.services.options import log_rate_of, ulimits_of
+from orlop.services.refusals import refusal
 from orlop.services.sandboxes.shm import clone_shm
 from orlop.specs.pod import ContainerConfig, ContainerUser, LinuxResources, NamespaceMode
 from orlop.specs.runtime import RuntimeSpec, dump, load
@@ -63,13 +65,11 @@ POD_NAMESPACES = ("network", "uts", "ipc")
 class Launch:
     """All that the monitor's ``create`` takes, and what the row keeps."""
 
-    plan: bytes
-    fds: tuple[int, ...]
+    planned: Planned
     cgroup: ContainerCgroup
     kill_by_cgroup: bool
     """The container has no PID namespace of its own: ending init does not end the others."""
     stop_signal: int
-    spec_json: bytes
     resources: LinuxResources
     """CRI's record of the limits: what was asked for, and what plugins made of it."""
     user: ContainerUser
@@ -98,6 +98,7 @@ async def plan_container(
     row: ContainerRow,
     image: ImageRecord,
     volumes: tuple[ImageVolume, ...],
+    handler: Handler,
     rootfs: int,
     fds: list[int],
 ) -> Launch:
@@ -119,7 +120,7 @@ async def plan_container(
         sandbox.config,
         image_defaults(image),
         user=user,
-        host=node.host,
+        host=host_for(handler, node.host),
         files=pod_files(node, sandbox),
         sandbox_id=sandbox.id,
         cgroups_path=f"{parent}/{row.id}",
@@ -136,7 +137,7 @@ async def plan_container(
     asked = await container_creates(node, sandbox, row, built, _reported(built.spec), subject)
     faults.reach(PLUGINS)
     with asked.blamed(subject):
-        launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, rootfs, fds)
+        launch = _launch(node, pod, row, asked, profile, asked.cgroup_parent or parent, volumes, handler, rootfs, fds)
     return replace(launch, log_rate=log_rate)
 
 
@@ -148,6 +149,7 @@ def _launch(
     profile: Profile | None,
     parent: str,
     volumes: tuple[ImageVolume, ...],
+    handler: Handler,
     rootfs: int,
     fds: list[int],
 ) -> Launch:
@@ -163,31 +165,22 @@ def _launch(
         raise Internal(f"container {row.id}: its runtime spec has no resources")
     cgroup = node.cgroups.create_container(parent, row.id, resources, resources.devices)
     try:
-        filter_bytes, filter_flags = b"", 0
-        if profile is not None:
-            compiled = compile_profile(profile)
-            filter_bytes, filter_flags = compiled.bpf, compiled.flags
-        facts = msgspec.structs.replace(
-            built.facts(row.id),
-            seccomp_filter=filter_bytes,
-            seccomp_flags=filter_flags,
-            clamp_limits=node.clamp_limits,
-            cgroup_binds=tuple(
-                CgroupBind(name=name, source=f"{mountpoint}{cgroup.path}") for name, mountpoint in node.cgroup_mounts
-            ),
-            **_cgroup_facts(cgroup),
+        prepared = Prepared(
+            pod=pod,
+            row=row,
+            built=built,
+            cgroup=cgroup,
+            profile=profile,
+            rootfs=rootfs,
+            mounts=mounts,
+            opened=fds,
         )
-        plan = compile_container(built.spec, facts)
-        available = {**_open_fds(pod, built, rootfs, cgroup, plan, fds), **mounts}
-        _refuse_unopened(pod, built, plan, available)
         return Launch(
-            plan=encode(plan),
-            fds=tuple(available[label] for label in plan.fds),
+            planned=handler.plan(node, prepared),
             cgroup=cgroup,
             kill_by_cgroup=asked.namespaces or config.security.namespaces.pid is not NamespaceMode.CONTAINER,
             user=_reported(built.spec),
             stop_signal=built.stop_signal,
-            spec_json=dump(built.spec),
             resources=asked.resources,
         )
     except BaseException:
@@ -209,22 +202,49 @@ def _make_host_directories(directories: Iterable[str]) -> None:
             ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecLaunch:
-    plan: bytes
-    fds: tuple[int, ...]
+def plan_own(node: Node, prepared: Prepared) -> Planned:
+    """Plan the launch that orlop itself does."""
+    built, cgroup = prepared.built, prepared.cgroup
+    filter_bytes, filter_flags = b"", 0
+    if prepared.profile is not None:
+        compiled = compile_profile(prepared.profile)
+        filter_bytes, filter_flags = compiled.bpf, compiled.flags
+    facts = msgspec.structs.replace(
+        built.facts(prepared.row.id),
+        seccomp_filter=filter_bytes,
+        seccomp_flags=filter_flags,
+        clamp_limits=node.clamp_limits,
+        cgroup_binds=tuple(
+            CgroupBind(name=name, source=f"{mountpoint}{cgroup.path}") for name, mountpoint in node.cgroup_mounts
+        ),
+        **_cgroup_facts(cgroup),
+    )
+    plan = compile_container(built.spec, facts)
+    available = {
+        ROOTFS: prepared.rootfs,
+        **_cgroup_fds(cgroup),
+        **open_shm(prepared.pod, plan, prepared.opened),
+        **prepared.mounts,
+    }
+    refuse_unopened(prepared.pod, built, plan, available)
+    return Planned(
+        plan=encode(plan),
+        fds=tuple(available[label] for label in plan.fds),
+        spec_json=dump(built.spec),
+        explain=lambda _: None,
+    )
 
 
-def plan_exec(
+def plan_own_exec(
     node: Node,
     row: ContainerRow,
     cgroup: ExecCgroup,
     command: tuple[str, ...],
     *,
-    tty: bool = False,
-    gate: bool = False,
-) -> ExecLaunch:
-    """Prepare one more process in a running container; the fds are the cgroup's. ``gate``: it waits there until it is started.
+    tty: bool,
+    gate: bool,
+) -> PlannedExec:
+    """Plan one more process in a running container, joined by orlop itself; the fds are the cgroup's. ``gate``: it waits there until it is started.
 
     Probes run the same command again and again: the last few plans of a pod are kept, and taken while the container's spec is the same.
     """
@@ -238,7 +258,12 @@ def plan_exec(
             del plans[next(iter(plans))]
     plans[key] = kept
     available = _cgroup_fds(cgroup)
-    return ExecLaunch(plan=kept.plan, fds=tuple(available[label] for label in kept.labels))
+    subject = f"container {row.id}"
+    return PlannedExec(
+        plan=kept.plan,
+        fds=tuple(available[label] for label in kept.labels),
+        explain=lambda error: refusal(subject, error),
+    )
 
 
 def _compile_exec(
@@ -321,17 +346,14 @@ def _cgroup_fds(cgroup: ContainerCgroup | ExecCgroup) -> dict[Fd, int]:
     return {CGROUP_CLONE: cgroup.clone_fd, **dict(zip(_task_labels(cgroup), cgroup.join_fds, strict=False))}
 
 
-def _open_fds(
-    pod: LivePod, built: BuiltSpec, rootfs: int, cgroup: ContainerCgroup, plan: Plan, fds: list[int]
-) -> dict[Fd, int]:
-    """Return the fd of every label that the plan names; what is opened for it is appended to ``fds``."""
-    available = {ROOTFS: rootfs, **_cgroup_fds(cgroup)}
-    if SHM_FD in plan.fds:
-        if pod.shm_fd < 0:
-            raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
-        available[SHM_FD] = clone_shm(pod.shm_fd)
-        fds.append(available[SHM_FD])
-    return available
+def open_shm(pod: LivePod, plan: Plan, opened: list[int]) -> dict[Fd, int]:
+    """Return a clone of the pod's /dev/shm if the plan names it; the fd is appended to ``opened``."""
+    if SHM_FD not in plan.fds:
+        return {}
+    if pod.shm_fd < 0:
+        raise Internal(f"sandbox {pod.id}: has no /dev/shm of its own")
+    opened.append(clone_shm(pod.shm_fd))
+    return {SHM_FD: opened[-1]}
 
 
 def _open_mounts(
@@ -349,7 +371,7 @@ def _open_mounts(
     return available
 
 
-def _refuse_unopened(pod: LivePod, built: BuiltSpec, plan: Plan, available: Mapping[Fd, int]) -> None:
+def refuse_unopened(pod: LivePod, built: BuiltSpec, plan: Plan, available: Mapping[Fd, int]) -> None:
     missing = [label for label in plan.fds if label not in available]
     if missing:
         raise Internal(

@@ -53,6 +53,9 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise
         pod.exits.pop(row.id, None)
+    handler = node.handlers.find(node.pods.sandbox(row.sandbox_id))
+    if handler is not None:  # else its records go with the pod's directory
+        await handler.discard(node, row)
     faults.reach(MONITOR)
     if row.cgroup:
         node.cgroups.remove_container(row.cgroup)

@@ -134,7 +134,9 @@ def _host_mount(field: str, target: str, mount: pod.Mount, host: Host) -> oci.Mo
         if mount.propagation is not Propagation.PRIVATE:
             raise InvalidArgument(f"{field}.recursive_read_only: needs private propagation")
         if not host.recursive_readonly:
-            raise FailedPrecondition(f"{field}.recursive_read_only: this kernel has no recursive read-only mounts")
+            raise FailedPrecondition(
+                f"{field}.recursive_read_only: this kernel, or the runtime handler, has no recursive read-only mounts"
+            )
         options.append("rro")
     elif mount.readonly:
         options.append("ro")
@@ -181,7 +183,7 @@ def _mappings(field: str, mount: pod.Mount, host: Host) -> _Mappings:
     if not (mount.uid_mappings and mount.gid_mappings):
         raise InvalidArgument(f"{field}.uidMappings: uidMappings and gidMappings go together")
     if not host.idmapped_mounts:
-        raise FailedPrecondition(f"{field}.uidMappings: this kernel has no id-mapped mounts")
+        raise FailedPrecondition(f"{field}.uidMappings: this kernel, or the runtime handler, has no id-mapped mounts")
     return {
         "uid_mappings": _oci_mappings(f"{field}.uidMappings", mount.uid_mappings),
         "gid_mappings": _oci_mappings(f"{field}.gidMappings", mount.gid_mappings),

@@ -10,10 +10,11 @@ from orlop.base import faults
 from orlop.base.errors import FailedPrecondition
 from orlop.base.stages import Stages
 from orlop.monitor.client import MonitorError
+from orlop.services.handlers.protocol import ProgramError
 from orlop.services.monitors import publish, take_exit
 from orlop.services.node import Node
 from orlop.services.nri.events import container_starts
-from orlop.services.refusals import NOT_STARTED, refusal
+from orlop.services.refusals import NOT_STARTED, Refusal, refusal
 from orlop.specs.pod import ContainerState, EventType
 
 GATE, STARTED = "container.start.gate", "container.start.started"
@@ -35,13 +36,15 @@ async def start_container(node: Node, container_id: str) -> None:
         if not sandbox.ready_at or sandbox.stopped_at:
             raise FailedPrecondition(f"container {row.id}: cannot be started, sandbox {sandbox.id} is not ready")
         pod = node.live.need(row.sandbox_id)
+        handler = node.handlers.of(sandbox)
         node.creating_containers.forget(row.name)  # who starts it has had create's answer
         async with container_starts(node, row):
             stages = Stages()
             try:
-                started_ns = await pod.monitor.start(row.id)
-            except MonitorError as error:
-                wrong = refusal(f"container {row.id}", error)
+                started_ns = await handler.start(node, pod, row)
+            except (MonitorError, ProgramError, Refusal) as error:
+                wrong = refusal(f"container {row.id}", error) if isinstance(error, MonitorError) else None
+                wrong = error if isinstance(error, Refusal) else wrong
                 row = msgspec.structs.replace(
                     node.pods.container(row.id),
                     started_at=time.time_ns(),
@@ -54,7 +57,7 @@ async def start_container(node: Node, container_id: str) -> None:
                 node.cgroups.remove_container(row.cgroup)
                 pod.exit_of(row.id).set()
                 publish(node, EventType.STOPPED, row)
-                if wrong is not None:
+                if wrong is not None and wrong is not error:
                     raise wrong from error
                 raise
             faults.reach(GATE)

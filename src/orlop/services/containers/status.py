@@ -34,6 +34,7 @@ async def container_status(node: Node, container_id: str, *, verbose: bool = Fal
             "runtimeHandler": sandbox.handler if sandbox is not None else "",
             "runtimeType": runtime_type(sandbox.handler) if sandbox is not None else "",
             "cgroup": row.cgroup,
+            "handler": node.pods.sandbox(row.sandbox_id).made_by,
             "runtimeSpec": row.spec,
             "timingsMs": row.timings,
         },

@@ -39,7 +39,7 @@ async def stop_container(node: Node, container_id: str, timeout_seconds: float) 
     if row.finished_at or pod is None:
         return
     if timeout_seconds > 0 and row.started_at:
-        await _send(pod, row, row.stop_signal)
+        await _send(node, pod, row)
         faults.reach(SIGNAL)
         try:
             await asyncio.wait_for(pod.exit_of(row.id).wait(), timeout_seconds)
@@ -59,7 +59,11 @@ async def kill_container(node: Node, container_id: str) -> None:
     pod = node.live.get(row.sandbox_id)
     if row.finished_at or pod is None:
         return
-    await _send(pod, row, signal.SIGKILL, everything=True)
+    try:
+        await pod.monitor.kill(row.id, signal.SIGKILL, all=True)
+    except MonitorError as error:
+        if error.errno not in (errno.ESRCH, errno.ENOENT):
+            raise
     faults.reach(KILLED)
     try:
         await asyncio.wait_for(pod.exit_of(row.id).wait(), limits.CONTAINER_STOP_KILL_SECONDS)
@@ -73,9 +77,13 @@ async def kill_container(node: Node, container_id: str) -> None:
     await exit_told(node, row.id)
 
 
-async def _send(pod: LivePod, row: ContainerRow, number: int, *, everything: bool = False) -> None:
+async def _send(node: Node, pod: LivePod, row: ContainerRow) -> None:
+    handler = node.handlers.find(node.pods.sandbox(row.sandbox_id))
     try:
-        await pod.monitor.kill(row.id, number, all=everything)
+        if handler is None:
+            await pod.monitor.kill(row.id, row.stop_signal)
+        else:
+            await handler.signal(node, pod, row, row.stop_signal)
     except MonitorError as error:
         if error.errno not in (errno.ESRCH, errno.ENOENT):
             raise

@@ -23,7 +23,8 @@ async def update_container_resources(
         async with node.nri.operation():
             wanted, record = await container_updates(node, row, resources)
             row = node.pods.container(row.id)
-            node.cgroups.update(row.cgroup, wanted)
+            handler = node.handlers.of(node.pods.sandbox(row.sandbox_id))
+            await handler.update(node, node.live.need(row.sandbox_id), row, wanted)
             row = msgspec.structs.replace(row, resources=merge(row.resources, resources) if record is None else record)
             node.pods.put_container(row)
         await container_updated(node, row)

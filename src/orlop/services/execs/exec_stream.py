@@ -24,10 +24,9 @@ from orlop.base import limits
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument, OrlopError
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import Exited, MonitorError
-from orlop.services.containers.launch import plan_exec
+from orlop.services.handlers.protocol import PlannedExec
 from orlop.services.live import LivePod
 from orlop.services.node import Node
-from orlop.services.refusals import refusal
 from orlop.specs.pod import ContainerState
 
 log = logging.getLogger(__name__)
@@ -201,22 +200,28 @@ async def exec_stream(
         raise FailedPrecondition(f"container {row.id}: exec: it is {row.state.name.lower()}, not running")
     pod = node.live.need(row.sandbox_id)
     exec_id = new_exec_id()
-    cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
+    handler = node.handlers.of(node.pods.sandbox(row.sandbox_id))
+    cgroup = handler.exec_cgroup(node, row, exec_id)
     ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
 
     async def gate() -> None:
-        if ready is not None and (size := await ready()) is not None and tty:
+        if ready is None or (size := await ready()) is None or not tty:
+            return
+        if launch is not None and launch.resize is not None:
+            launch.resize(*size)
+        else:
             await pod.monitor.resize(exec_id, *size)
 
     def hang_up() -> None:
         node.supervisor.spawn("hang up", _hang_up(pod, exec_id))
 
+    launch: PlannedExec | None = None
     stream = ExecStream(f"container {row.id}: exec", ended, hang_up)
     theirs: dict[int, int] = {}
     started = stopping = False
     try:
-        launch = plan_exec(node, row, cgroup, command, tty=tty, gate=ready is not None)
+        launch = handler.plan_exec(node, row, cgroup, exec_id, command, tty=tty, gate=ready is not None)
         entry, outputs = -1, {}
         if not tty:
             for number, wanted in ((STDOUT, stdout), (STDERR, stderr)):
@@ -242,8 +247,8 @@ async def exec_stream(
                 gate=gate if ready is not None else None,
             )
         except MonitorError as error:
-            if (wrong := refusal(f"container {row.id}", error)) is not None:
-                raise wrong from error
+            if (better := launch.explain(error)) is not None:
+                raise better from error
             raise
         finally:
             for descriptor in theirs.values():
@@ -262,6 +267,8 @@ async def exec_stream(
             elif not (outlives and started):
                 node.cgroups.kill_all(cgroup.path)
         pod.exec_exits.pop(exec_id, None)
+        if launch is not None:
+            launch.close()
         stream.close()
         cgroup.close()
         node.cgroups.remove_exec(row.cgroup, exec_id)

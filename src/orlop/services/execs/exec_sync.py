@@ -18,9 +18,8 @@ from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, In
 from orlop.base.ids import new_exec_id
 from orlop.monitor.client import MonitorError
 from orlop.oci.cgroups.handles import ExecCgroup
-from orlop.services.containers.launch import plan_exec
+from orlop.services.handlers.protocol import PlannedExec
 from orlop.services.node import Node
-from orlop.services.refusals import refusal
 from orlop.specs.pod import ContainerState
 
 READ_BYTES = 64 * limits.KIB
@@ -93,12 +92,14 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
         raise FailedPrecondition(f"container {row.id}: exec: it is {row.state.name.lower()}, not running")
     pod = node.live.need(row.sandbox_id)
     exec_id = new_exec_id()
-    cgroup = node.cgroups.create_exec(row.cgroup, exec_id)
+    handler = node.handlers.of(node.pods.sandbox(row.sandbox_id))
+    cgroup = handler.exec_cgroup(node, row, exec_id)
     ended = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
+    launch: PlannedExec | None = None
     collectors: list[_Collector] = []
     try:
-        launch = plan_exec(node, row, cgroup, command)
+        launch = handler.plan_exec(node, row, cgroup, exec_id, command, tty=False)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         collectors.append(_Collector(out_read))
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
@@ -118,8 +119,8 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                 kill_on_disconnect=True,
             )
         except MonitorError as error:
-            if (wrong := refusal(f"container {row.id}", error)) is not None:
-                raise wrong from error
+            if (better := launch.explain(error)) is not None:
+                raise better from error
             raise
         finally:
             os.close(out_write)
@@ -143,6 +144,8 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
         raise
     finally:
         pod.exec_exits.pop(exec_id, None)
+        if launch is not None:
+            launch.close()
         for collector in collectors:
             collector.close()
         # The answer goes out first.

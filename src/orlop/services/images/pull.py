@@ -7,6 +7,7 @@ failure leaves nothing but downloads that the next attempt continues. Test: test
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orlop.base import faults, limits
-from orlop.base.errors import Aborted, DataLoss, InvalidArgument, ResourceExhausted
+from orlop.base.errors import Aborted, DataLoss, InvalidArgument, OrlopError, ResourceExhausted, named
 from orlop.base.ids import DiffId, Digest, ImageId
 from orlop.content.store import Ingest
 from orlop.metadata.images import ImageRow
@@ -93,7 +94,8 @@ async def pull_image(
         tracker.listeners.append(progress)
     work_tracker = tracker
     try:
-        return await parts.pulls.run(key, lambda: _pull_or_undo(parts, parsed, wanted, credentials, work_tracker))
+        with named(f"image {parsed}"):
+            return await parts.pulls.run(key, lambda: _pull_or_undo(parts, parsed, wanted, credentials, work_tracker))
     finally:
         if progress is not None:
             tracker.listeners.remove(progress)
@@ -264,7 +266,11 @@ class _LayerJob:
 async def _ensure_layer(job: _LayerJob, downloads: asyncio.Semaphore) -> None:
     async with downloads:
         # Another image's pull may be at the same layer; both then wait for one download.
-        await job.parts.layer_work.run(f"layer {job.descriptor.digest} {job.diff_id}", lambda: _fetch_layer(job))
+        try:
+            await job.parts.layer_work.run(f"layer {job.descriptor.digest} {job.diff_id}", lambda: _fetch_layer(job))
+        except OrlopError as error:
+            # Each of them names its own image.
+            raise copy.copy(error) from error
     job.track.downloaded = job.track.unpacked = job.descriptor.size
     job.track.state = "done"
     job.tracker.tell()

@@ -58,19 +58,15 @@ def sandbox_name(config: SandboxConfig) -> str:
 async def run_sandbox(node: Node, config: SandboxConfig, runtime_handler: str) -> SandboxId:
     """Make a pod and return its id; a retry under the same name meets the work that is already running.
 
-    Raises InvalidArgument (unknown handler, impossible namespaces), AlreadyExists, or whatever a step raised; then nothing
-    of the pod remains, or its row does, not ready, with the reason why an undo failed.
+    Raises InvalidArgument (unknown handler, impossible namespaces), FailedPrecondition (its handler cannot be used), AlreadyExists,
+    or whatever a step raised; then nothing of the pod remains, or its row does, not ready, with the reason why an undo failed.
     """
-    if runtime_handler not in node.handlers:
-        known = ", ".join(repr(each) for each in node.handlers)
-        raise InvalidArgument(
-            f"sandbox {config.metadata.name}: runtime_handler {runtime_handler!r} is not one of {known}"
-        )
+    handler = node.handlers.named(runtime_handler, f"sandbox {config.metadata.name}")
     _refuse_impossible(config)
     name = sandbox_name(config)
     if (made := node.running_sandboxes.claim(name)) is not None:
         return made
-    return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler))
+    return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler, handler.name))
 
 
 def _refuse_impossible(config: SandboxConfig) -> None:
@@ -117,7 +113,7 @@ def _make_log_directory(path: str) -> None:
         raise InvalidArgument(f"log_directory {path}: cannot be made: {error.strerror}") from error
 
 
-async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> SandboxId:
+async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_by: str) -> SandboxId:
     if (taken := node.pods.sandbox_named(name)) is not None:
         raise AlreadyExists(f"sandbox {config.metadata.name}: name is taken by sandbox {taken.id}")
     stages = Stages()
@@ -128,6 +124,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str) -> Sa
         name=name,
         config=config,
         handler=handler,
+        made_by=made_by,
         created_at=time.time_ns(),
         host_network=host_network,
     )

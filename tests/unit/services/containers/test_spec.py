@@ -471,7 +471,7 @@ def test_mounts_that_are_refused(fields: dict[str, Any], error: type[Exception],
 
 def test_recursive_readonly_needs_the_kernel() -> None:
     wanted = pod.Mount(container_path="/m", host_path="/s", readonly=True, recursive_read_only=True)
-    with pytest.raises(FailedPrecondition, match="this kernel has no recursive"):
+    with pytest.raises(FailedPrecondition, match="this kernel, or the runtime handler, has no recursive"):
         build(config(mounts=(wanted,)), host=msgspec.structs.replace(HOST, recursive_readonly=False))
 
 
@@ -480,7 +480,7 @@ def test_id_mapped_mounts_carry_their_maps_and_need_the_kernel() -> None:
     wanted = pod.Mount(container_path="/m", host_path="/s", **mapped(one))
     (made,) = [mount for mount in build(config(mounts=(wanted,))).spec.mounts if mount.destination == "/m"]
     assert made.uid_mappings == made.gid_mappings == (oci.IDMapping(container_id=0, host_id=100000, size=65536),)
-    with pytest.raises(FailedPrecondition, match="uidMappings: this kernel has no id-mapped mounts"):
+    with pytest.raises(FailedPrecondition, match="uidMappings: this kernel, or the runtime handler, has no id-mapped"):
         build(config(mounts=(wanted,)), host=msgspec.structs.replace(HOST, idmapped_mounts=False))
 
 
