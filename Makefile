@@ -31,8 +31,8 @@ test: check tools   ## everything that CI runs: kernel, CRI, conformance, faults
 sanitized: native   ## executor, monitor and unpacker built with ASan, LSan and UBSan pass their kernel tests
 	scripts/test-sanitized
 
-conformance: native tools   ## critest and crictl only
-	$(PYTEST) -s tests/conformance
+conformance: native tools   ## critest and crictl only; critest with crun and runc as handlers as well
+	ORLOP_CONFORMANCE=all $(PYTEST) -s tests/conformance
 
 churn: native tools   ## 2,000 pods, 8 at a time, 20 kills of the daemon (ORLOP_CHURN_PODS, ORLOP_CHURN_KILLS)
 	ORLOP_CHURN_PODS=$${ORLOP_CHURN_PODS:-2000} ORLOP_CHURN_KILLS=$${ORLOP_CHURN_KILLS:-20} $(PYTEST) -s tests/churn

@@ -1,7 +1,7 @@
 """What the configured handlers' programs can do, asked of the programs themselves once, when the daemon starts.
 
     --version       is it such a program at all, and which runtime-spec does it read
-    features        where it has the command (runc 1.1, crun 1.8.6): recursive read-only and id-mapped mounts
+    features        where it has the command (runc 1.1; Debian's crun 1.8 has not): recursive read-only and id-mapped mounts
     exec --help     whether a command can get a cgroup of its own
 
 A program that is missing, hangs or answers nonsense makes its handler unavailable, with the reason; it does not stop the node.
