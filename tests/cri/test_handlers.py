@@ -15,10 +15,12 @@ import pytest
 from orlop.base.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from orlop.cli.client import Client
 from orlop.specs.cri_gen import api_pb2 as cri
+from orlop.specs.nri_gen import nri_pb2 as nri
 from tests.cri.client import CALL_SECONDS, Pod, container_config, pull
 from tests.cri.daemons import Orlopd
 from tests.cri.flow import left_over, pod_config, state_files
 from tests.cri.harness import Source
+from tests.cri.plugins import Plugin
 from tests.cri.streams import STDERR, STDOUT, Command, exit_code
 from tests.cri.test_pod import lines_of, wait_for
 from tests.images.conformance import BUSYBOX
@@ -359,3 +361,39 @@ def test_a_program_that_is_missing_is_said_so(client, orlopd):
     assert facts["crun"]["version"].startswith("crun ")
     assert facts["runc"]["version"].startswith("runc ")
     assert facts["missing"]["unavailable"] == f"{MISSING}: does not exist"
+
+
+def test_plugins_adjust_and_update_what_any_handler_runs(pod, orlopd, tmp_path):
+    """NRI is asked before the handler: what it wants is in the program's config.json, hooks too, which the built-in handler refuses."""
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ncat > {tmp_path}/state\n")
+    hook.chmod(0o755)
+    memory = nri.LinuxMemory(limit=nri.OptionalInt64(value=64 << 20))
+    adjust = nri.ContainerAdjustment(
+        env=[nri.KeyValue(key="ADDED", value="yes")],
+        mounts=[nri.Mount(destination="/from", type="bind", source=str(tmp_path), options=["bind", "ro"])],
+        hooks=nri.Hooks(create_runtime=[nri.Hook(path=str(hook), args=["hook"])]),
+        linux=nri.LinuxContainerAdjustment(resources=nri.LinuxResources(memory=memory)),
+    )
+    with Plugin(
+        orlopd.state / "nri.sock", CreateContainer=lambda _: nri.CreateContainerResponse(adjust=adjust)
+    ) as plugin:
+        container = pod.launch(container_config("adjusted"))
+        assert pod.exec(container, "sh", "-c", "echo $ADDED; ls /from").stdout.split()[:2] == [b"yes", b"hook"]
+        assert json.loads((tmp_path / "state").read_text())["id"] == container
+        limit = memory_file(pod, container)
+        assert limit.read_text().strip() == str(64 << 20)
+        memory.limit.value = 96 << 20
+        update = nri.LinuxContainerUpdate(resources=nri.LinuxResources(memory=memory))
+        assert plugin.update([nri.ContainerUpdate(container_id=container, linux=update)]) == []
+        assert limit.read_text().strip() == str(96 << 20)
+        pod.stop_container(container)
+        assert plugin.handlers.names(container)[-1] == "StopContainer"
+
+
+def memory_file(pod: Pod, container: str) -> Path:
+    request = cri.ContainerStatusRequest(container_id=container, verbose=True)
+    info = pod.client.runtime.ContainerStatus(request, timeout=CALL_SECONDS).info
+    path = json.loads(info["info"])["cgroup"] if "info" in info else json.loads(info["cgroup"])
+    v2 = Path(f"/sys/fs/cgroup{path}/memory.max")
+    return v2 if v2.exists() else Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as unix
 import sys
 import threading
 import time
@@ -484,6 +485,27 @@ def test_the_sample_plugin_is_started_and_does_what_pods_ask_for(registry, tmp_p
 def _future_first(text: str) -> str:
     """A __future__ import must be the first statement: it is not needed once another stands before it."""
     return text.replace("from __future__ import annotations\n", "")
+
+
+def test_connections_that_come_and_go_leave_nothing_in_the_daemon(orlopd, socket):
+    """Some register, some send noise, some say nothing."""
+
+    def open_files() -> int:
+        return len(list(Path(f"/proc/{orlopd.pid}/fd").iterdir()))
+
+    with Plugin(socket):
+        pass
+    before = open_files()
+    for number in range(30):
+        if number % 3 == 0:
+            with Plugin(socket):
+                pass
+            continue
+        with unix.socket(unix.AF_UNIX) as client:
+            client.connect(str(socket))
+            if number % 3 == 1:
+                client.sendall(b"\xff" * 100)
+    wait_for(lambda: open_files() <= before, "files of plugins that are gone are still open")
 
 
 def test_switched_off_there_is_no_socket(registry):

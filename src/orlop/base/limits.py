@@ -157,6 +157,8 @@ NRI_REQUEST_SECONDS: Final = 2.0
 """For a plugin's answer to any other call. Configurable."""
 NRI_CALLS_AT_ONCE: Final = 64
 """Calls of one plugin that are being answered."""
+NRI_UNREAD_BYTES: Final = 8 * MIB
+"""Answers that a plugin has not read; beyond that it is cut off."""
 NRI_PLUGINS: Final = 64
 """Plugins connected at once, with those that have not registered yet."""
 NRI_CONFIG_BYTES: Final = 1 * MIB

@@ -152,6 +152,9 @@ class Connection(asyncio.Protocol):
             response = ttrpc_pb2.Response()
             response.status.code, response.status.message = ttrpc.CODES["RESOURCE_EXHAUSTED"], str(error)
             data = ttrpc.encode(ttrpc.Frame(stream, ttrpc.RESPONSE, 0, response.SerializeToString()))
+        if self._transport.get_write_buffer_size() > limits.NRI_UNREAD_BYTES:
+            self.close("does not read the answers to its calls")
+            return
         self._transport.write(mux.frames(self._serves_on, data))
 
     # its end

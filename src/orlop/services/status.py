@@ -97,4 +97,5 @@ def _info(node: Node, network: NetworkStatus) -> dict[str, object]:
         "pods": node.pods.statistics(),
         "events": node.events.statistics(),
         "tasks": node.supervisor.statistics(),
+        "nri": {"plugins": node.nri.names()},
     }

@@ -43,7 +43,7 @@ class NodeRuntime:
         failed = []
         for update in updates:
             try:
-                apply_update(self._node, update)
+                await apply_update(self._node, update)
             except OrlopError as error:
                 log.warning("nri plugin %s: %s", plugin, error)
                 if not update.ignore_failure:

@@ -1,6 +1,7 @@
 """Carry out updates of containers that plugins ask for. Test: tests/cri/test_nri.py.
 
-A container's update is one step of the event loop: cgroup and row are never seen apart, so no lock is needed and none is taken.
+No lock of the container is taken: an event's caller may hold it. The row is read again after the handler was asked, and written in the same
+step of the event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ async def carry_out(
     """Do what was asked for in answer to an event. Raises the error of the first update that may not fail."""
     for update in updates:
         try:
-            apply_update(node, update)
+            await apply_update(node, update)
         except OrlopError as error:
             if not update.ignore_failure:
                 raise
@@ -33,12 +34,14 @@ async def carry_out(
         node.nri.runtime.evict(evictions, "")
 
 
-def apply_update(node: Node, update: nri.ContainerUpdate) -> None:
+async def apply_update(node: Node, update: nri.ContainerUpdate) -> None:
     """Change a container's limits. Raises NotFound, FailedPrecondition (it has ended), InvalidArgument (impossible)."""
     row = node.pods.container(update.container_id)
     subject = f"container {row.id}: NRI update"
     if row.finished_at or not row.created_at:
         raise FailedPrecondition(f"{subject}: it is {row.state.name.lower()}")
     resources = to_spec(update.linux.resources, subject, cgroup_v2=node.host.cgroup_v2, swap=node.host.swap)
-    node.cgroups.update(row.cgroup, resources)
+    handler = node.handlers.of(node.pods.sandbox(row.sandbox_id))
+    await handler.update(node, node.live.need(row.sandbox_id), row, resources)
+    row = node.pods.container(row.id)
     node.pods.put_container(msgspec.structs.replace(row, resources=in_cri(row.resources, resources)))
