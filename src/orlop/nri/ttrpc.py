@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orlop.base import limits
-from orlop.base.errors import InvalidArgument, OrlopError, ResourceExhausted
+from orlop.base.errors import Aborted, InvalidArgument, ResourceExhausted
 
 REQUEST: Final = 1
 RESPONSE: Final = 2
@@ -47,10 +47,8 @@ CODES: Final = {
 UNIMPLEMENTED: Final = CODES["UNIMPLEMENTED"]
 
 
-class CallRefused(OrlopError):
+class CallRefused(Aborted):
     """The other side answered with a status that is not ok."""
-
-    code = "ABORTED"
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message or f"status {status}")
