@@ -199,7 +199,7 @@ def test_attach_sees_output_and_feeds_stdin_once(client, pod):
 
 
 def test_attach_to_a_terminal_resizes_it(client, pod):
-    config = container_config(command=["sh", "-c", "trap 'stty size' WINCH; while :; do sleep 0.1; done"])
+    config = container_config(command=["sh", "-c", "while :; do stty size; sleep 0.1; done"])
     config.stdin = config.tty = True
     container = pod.launch(config)
     with WebSocket(attach_url(client, container, stdin=True, tty=True), "v5.channel.k8s.io") as session:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from contextlib import suppress
 
@@ -109,9 +108,7 @@ class _Connection:
             return
         session = self._session
         if self._out is not None and self._out.error:
-            reason = os.strerror(self._out.error).lower()
-            message = f"sandbox {session.wanted.sandbox_id}: port {self.port}: {reason}"
-            session.wire.send(session.carrier.fail(self.key, message))
+            # Not a word on the error stream: kubectl would give up all its connections for one that a server has reset.
             self.close()
             return
         self._told_client = True

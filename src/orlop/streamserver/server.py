@@ -3,7 +3,7 @@
     accept -> (TLS) -> request -> token -> protocol agreed -> session -> closed
 
 One task a connection; the bytes themselves go by callbacks (wire.py, pumps.py). Every stage has a limit in base/limits.py. Owns the
-listening socket, the connections and the tokens. Test: tests/cri/test_streaming.py, test_streaming_hostile.py.
+listening socket, the connections and the tokens. Test: tests/unit/streamserver/test_server.py, tests/cri/test_streaming.py.
 """
 
 from __future__ import annotations

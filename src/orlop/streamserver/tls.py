@@ -1,7 +1,7 @@
 """The server's certificate: read at the start, and again when its files have changed or the daemon is told to reload.
 
 Connections keep the certificate that they began with. A pair of files that does not load leaves the old one in use, with a word in the log:
-a rotation that is half done must not end the service. Test: tests/unit/streamserver/test_tls.py.
+a rotation that is half done must not end the service. Test: tests/unit/streamserver/test_server.py.
 """
 
 from __future__ import annotations
@@ -61,6 +61,6 @@ class Certificate:
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise FailedPrecondition(
-                f"streaming: certificate {self._files[0]} with key {self._files[1]}: {reason}"
+                f"streaming: certificate {self._files[0]} with key {self._files[1]}: {reason.lower()}"
             ) from None
         return context
