@@ -25,10 +25,13 @@ def pod_config(daemon: Daemon, name: str, host_port: int = 0) -> cri.PodSandboxC
 
 
 def whole_life(client: Client, config: cri.PodSandboxConfig, handler: str = "") -> None:
-    """Pull; run; three containers: one is stopped (its grace passes), one removed while it runs, one ends with the pod; remove all."""
+    """Pull; run; three containers: one is stopped (its grace passes), one, with an image volume, removed while it runs,
+    one ends with the pod; remove all."""
     pull(client, BUSYBOX)
     pod = Pod.run(client, config, handler)
-    stopped, removed, _ = (pod.launch(container_config(name)) for name in ("stopped", "removed", "left"))
+    volume = cri.Mount(container_path="/image", image=cri.ImageSpec(image=BUSYBOX), image_sub_path="etc", readonly=True)
+    configs = (container_config("stopped"), container_config("removed", mounts=[volume]), container_config("left"))
+    stopped, removed, _ = map(pod.launch, configs)
     answer = pod.exec(stopped, "echo", "here")
     assert answer.stdout == b"here\n"
     # sleep is pid 1 of its namespace: SIGTERM passes it by, so both the signal and the kill are reached.

@@ -127,6 +127,18 @@ def test_an_update_changes_what_it_names_and_shows_it(pod):
     assert (shown.memory_limit_in_bytes, shown.cpu_shares) == (96 * MIB, 512)
 
 
+def test_an_update_of_memory_alone_keeps_the_swap_that_was_asked_for(pod):
+    made = pod.launch(limited("swapping", memory_limit_in_bytes=64 * MIB, memory_swap_limit_in_bytes=96 * MIB))
+    for memory, v1, v2 in ((80, 96, 16), (128, 128, 0)):
+        pod.client.runtime.UpdateContainerResources(
+            cri.UpdateContainerResourcesRequest(
+                container_id=made, linux=cri.LinuxContainerResources(memory_limit_in_bytes=memory * MIB)
+            ),
+            timeout=CALL_SECONDS,
+        )
+        assert swap_of(pod, made) == str((v2 if V2 else v1) * MIB)
+
+
 # ---- pods
 
 

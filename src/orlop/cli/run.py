@@ -88,7 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env-file", action="append", default=[], metavar="FILE", help="set the variables in a file")
     add("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:PORT[/PROTO]", help="publish a port")
     add("-v", "--volume", action="append", default=[], metavar="HOST:PATH[:OPTIONS]", help="mount a directory or file")
-    add("--device", action="append", default=[], metavar="HOST[:PATH[:rwm]]", help="pass on a device")
+    add(
+        "--device",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="pass on HOST[:PATH[:rwm]], or VENDOR/CLASS=NAME",
+    )
     add("-u", "--user", default="", metavar="USER[:GROUP]", help="user by name or uid, group by gid")
     add("--group-add", action="append", default=[], type=int, metavar="GID", help="additional group")
     add("-w", "--workdir", default="", metavar="DIR", help="working directory")
@@ -336,7 +342,8 @@ def container_config(options: argparse.Namespace, name: str, logs: Path) -> pb.C
         working_dir=options.workdir,
         envs=[pb.KeyValue(key=key, value=value) for key, value in environment(options).items()],
         mounts=[mount(text) for text in options.volume],
-        devices=[device(text) for text in options.device],
+        devices=[device(text) for text in options.device if not is_cdi(text)],
+        CDI_devices=[pb.CDIDevice(name=text) for text in options.device if is_cdi(text)],
         labels={LABEL_CLI: "run", LABEL_NAME: name, **pairs(options.label, "--label")},
         annotations={
             # Read by the daemon: it removes what has ended, also after it was started anew.
@@ -537,6 +544,11 @@ def make_host_directories(config: pb.ContainerConfig) -> None:
                 os.makedirs(each.host_path, 0o755)
         except OSError as error:
             raise InvalidArgument(f"-v: {each.host_path}: cannot be made: {error.strerror}") from error
+
+
+def is_cdi(text: str) -> bool:
+    """Whether a device is named as a vendor's description has it, ``vendor.com/gpu=0``, and not by its path."""
+    return not text.startswith("/") and "=" in text
 
 
 def device(text: str) -> pb.Device:

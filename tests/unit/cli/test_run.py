@@ -147,6 +147,7 @@ def test_devices_and_stop_signal():
     assert (made.host_path, made.container_path, made.permissions) == ("/dev/a", "/dev/b", "r")
     with pytest.raises(InvalidArgument, match="--device"):
         run.device("dev/a")
+    assert [run.is_cdi(each) for each in ("vendor.com/gpu=0", "/dev/a=b", "dev/a")] == [True, False, False]
     assert container("--stop-signal", "QUIT", "img").stop_signal == pb.SIGNAL_SIGQUIT
 
 

@@ -20,6 +20,7 @@ async def update_container_resources(
         row = node.pods.container(container_id)
         if row.finished_at or not row.created_at:
             raise FailedPrecondition(f"container {row.id}: cannot be updated, it is {row.state.name.lower()}")
+        resources = keep_swap(row.resources, resources)
         async with node.nri.operation():
             wanted, record = await container_updates(node, row, resources)
             row = node.pods.container(row.id)
@@ -28,6 +29,17 @@ async def update_container_resources(
             row = msgspec.structs.replace(row, resources=merge(row.resources, resources) if record is None else record)
             node.pods.put_container(row)
         await container_updated(node, row)
+
+
+def keep_swap(old: LinuxResources, new: LinuxResources) -> LinuxResources:
+    """Return ``new`` with the swap limit that was asked for before, as long as a new memory limit leaves room for it.
+
+    Left out, it would mean "no swap" to the cgroup, which is what a new container gets.
+    """
+    kept = old.memory_swap_limit
+    if not new.memory_limit or new.memory_swap_limit or not (kept == -1 or kept >= new.memory_limit > 0):
+        return new
+    return msgspec.structs.replace(new, memory_swap_limit=kept)
 
 
 def merge(old: LinuxResources, new: LinuxResources) -> LinuxResources:
