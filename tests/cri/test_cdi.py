@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from orlop.specs.cri_gen import api_pb2 as cri
 from tests.cri.client import Pod, container_config, sandbox_config
 from tests.cri.daemons import Daemon, Orlopd
 from tests.cri.harness import Source
+from tests.images.conformance import BUSYBOX
 
 pytestmark = pytest.mark.cri
 
@@ -143,3 +146,14 @@ def test_a_pods_annotation_gives_no_device(client, orlopd, vendor):
         assert b"No such file" in pod.exec(made, "ls", "/dev/vendor").stderr
     finally:
         pod.remove()
+
+
+def test_from_the_command_line(orlopd, client, vendor):
+    words = ["run", "--rm", "--network", "host", "--device", "vendor.com/gpu=0", "--ulimit", "nofile=64:128", BUSYBOX]
+    done = subprocess.run(
+        [sys.executable, "-m", "orlop.cli", "--address", orlopd.address, *words, "sh", "-c", "echo $GPU; ulimit -n"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == (b"0\n64\n", 0), done.stderr

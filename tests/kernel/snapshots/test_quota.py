@@ -1,9 +1,10 @@
-"""Limits on writable layers: enforced by ext4 with project quotas, where the kernel has them; refused, with nothing left, elsewhere."""
+"""Limits on writable layers: enforced by ext4 and XFS with project quotas, where the kernel has them; refused, with nothing left, elsewhere."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,23 +33,28 @@ def made(root: Path) -> RootPaths:
     return paths
 
 
-def mounted(image: Path, target: Path) -> str:
-    """Mount a new ext4 with project quotas; the reason when this kernel cannot."""
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota,lazy_itable_init=0"),
+    "xfs": ("mkfs.xfs", "-q"),
+}
+INSTALLED = [name for name, command in MAKE.items() if shutil.which(command[0])]
+
+
+def mounted(kind: str, image: Path, target: Path) -> str:
+    """Mount a new file system with project quotas; the reason when this kernel cannot."""
     with open(image, "wb") as file:
-        file.truncate(64 * MIB)
-    subprocess.run(
-        ["mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota,lazy_itable_init=0", image], check=True
-    )
+        file.truncate(400 * MIB)
+    subprocess.run([*MAKE[kind], image], check=True)
     target.mkdir()
     done = subprocess.run(["mount", "-o", "loop,prjquota", image, target], capture_output=True, text=True, check=False)
     return done.stderr if done.returncode else ""
 
 
-@pytest.fixture
-def limited(tmp_path: Path) -> Iterator[RootPaths]:
+@pytest.fixture(params=INSTALLED)
+def limited(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RootPaths]:
     target = tmp_path / "mounted"
-    if reason := mounted(tmp_path / "image", target):
-        pytest.skip(f"this kernel mounts no ext4 with prjquota: {reason}")
+    if reason := mounted(request.param, tmp_path / "image", target):
+        pytest.skip(f"this kernel mounts no {request.param} with prjquota: {reason}")
     yield made(target / "root")
     subprocess.run(["umount", target], check=True)
 
