@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import PurePath
 
 from orlop.cli.client import Client
 from orlop.specs.cri_gen import api_pb2 as cri
@@ -13,6 +14,8 @@ from tests.images.conformance import BUSYBOX
 
 # SQLite's own side files come and go with its connections.
 SIDE_FILES = ("-wal", "-shm", "-journal")
+# Where the next address is looked for, and who looks: kept for as long as the network is.
+KEPT_FILES = ("lock", "last_reserved_ip")
 
 
 def pod_config(daemon: Daemon, name: str, host_port: int = 0) -> cri.PodSandboxConfig:
@@ -51,8 +54,14 @@ def state_files(daemon: Daemon) -> frozenset[str]:
         daemon.root / "containers",
         daemon.root / "staging",
         daemon.root / "trash",
+        daemon.state / "ipam",
+        daemon.state / "cni",
     ):
-        found |= {f"{directory.name}/{name}" for name in files(directory) if not name.endswith(SIDE_FILES)}
+        found |= {
+            f"{directory.name}/{name}"
+            for name in files(directory)
+            if not name.endswith(SIDE_FILES) and not PurePath(name).name.startswith(KEPT_FILES)
+        }
     return frozenset(found)
 
 

@@ -32,6 +32,7 @@ from orlop.services.node import Node
 from orlop.services.nri.start import open_nri
 from orlop.services.options import Options
 from orlop.services.recovery import recover
+from orlop.services.warm import warm
 from orlop.streamserver.server import StreamServer
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ async def run(config: Config) -> None:
     server.open_gate()
     notify("READY=1")
     log.info("ready: listening on %s", config.listen)
+    node.supervisor.spawn("warm", warm(node.host))
     await ended.wait()
 
     notify("STOPPING=1")
