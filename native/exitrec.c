@@ -14,7 +14,11 @@ int exit_record_write(int dir, const struct exit_record *record) {
                      record->id, record->pid, record->start_time, record->exit_code, record->signal, record->oom_killed, record->oom_kills,
                      record->finished_ns);
     SCOPED_FD fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0 || write(fd, text, (size_t)n) != n)
+    if (fd < 0)
         return -1;
-    return renameat(dir, temporary, dir, name);
+    if (write(fd, text, (size_t)n) != n || renameat(dir, temporary, dir, name)) {
+        unlinkat(dir, temporary, 0);
+        return -1;
+    }
+    return 0;
 }

@@ -101,7 +101,12 @@ def socket_path(listen: str) -> Path:
 
 def take_socket(path: Path) -> None:
     """Make the directory; remove a socket that nobody answers. gRPC would unlink a living daemon's socket without asking."""
-    path.parent.mkdir(0o755, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"socket {path}: its directory cannot be made: {error.strerror} ({error.filename})"
+        ) from error
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:

@@ -185,6 +185,11 @@ def read(flags: Flags) -> tuple[Config, tuple[Problem, ...]]:
     for file in config_files(flags.config, reader.problems):
         reader.read(file)
     reader.check_together()
+    if flags.listen is not None:
+        try:
+            _listen(flags.listen)
+        except ValueError as error:
+            reader.problems.append(Problem(file=Path("--listen"), line=0, key="", reason=str(error)))
     values = reader.values
     over = {name: getattr(flags, name) for name in ("root", "state", "listen") if getattr(flags, name) is not None}
     tables = {

@@ -15,6 +15,8 @@ import gc
 import logging
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orlop.base.errors import FailedPrecondition, OrlopError
@@ -47,7 +49,8 @@ class DirectoryLock:
     """An flock on a file in a directory, held as long as the process lives."""
 
     def __init__(self, path: Path, purpose: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _usable(purpose, path.parent):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,13 +60,25 @@ class DirectoryLock:
 
 def make_directories(root: RootPaths, state: StatePaths) -> None:
     """Make what must exist, closed to other users (CVE-2024-25621: state directories that anybody may enter)."""
-    make_root_directories(root)
-    for directory in (state.state, state.pods):
-        directory.mkdir(0o700, parents=True, exist_ok=True)
+    with _usable("root directory", root.root):
+        make_root_directories(root)
+    with _usable("state directory", state.state):
+        for directory in (state.state, state.pods):
+            directory.mkdir(0o700, parents=True, exist_ok=True)
+
+
+@contextmanager
+def _usable(purpose: str, path: Path) -> Iterator[None]:
+    """Say of a directory that can't be made or written which one it is: the operator has named it, the file below it is ours."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+        raise FailedPrecondition(f"{purpose} {path}: cannot be used: {error.strerror}{where}") from error
 
 
 async def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises FailedPrecondition when another daemon has the directories, OSError when they can't be made."""
+    """Serve until SIGTERM or SIGINT. Raises FailedPrecondition when another daemon has the directories, or they can't be used."""
     os.umask(0o077)
     root, state = RootPaths(root=config.root), StatePaths(state=config.state)
     make_directories(root, state)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from orlop.base.errors import FailedPrecondition, Internal
+from orlop.base.errors import FailedPrecondition, Internal, ResourceExhausted
 
 T = TypeVar("T")
 
@@ -51,13 +51,25 @@ def open_database(path: Path, migrations: Sequence[str], *, synchronous: Literal
 
 
 @contextmanager
+def in_words(subject: str) -> Iterator[None]:
+    """Turn what SQLite raises into ResourceExhausted (no space left) or Internal, with the subject and SQLite's own words."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        raise (ResourceExhausted if full else Internal)(f"{subject}: {error}") from error
+
+
+@contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """Run the body as one write transaction; an exception rolls it back."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
     except BaseException:
-        connection.execute("ROLLBACK")
+        # On a full disk SQLite has rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
@@ -74,7 +86,7 @@ class Writer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with transaction(self._connection) as connection:
+        with in_words("image database"), transaction(self._connection) as connection:
             return work(connection)
 
     def close(self) -> None:

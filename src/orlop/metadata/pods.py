@@ -13,7 +13,7 @@ Test: tests/unit/metadata/test_pods.py.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ import msgspec
 
 from orlop.base.errors import AlreadyExists, NotFound
 from orlop.base.ids import ContainerId, SandboxId
+from orlop.metadata.db import in_words
 from orlop.specs.pod import ContainerConfig, ContainerState, ContainerUser, LinuxResources, SandboxConfig, SandboxState
 
 SCHEMA_VERSION = 1
@@ -135,18 +136,23 @@ class PodStore:
     def set_boot_id(self, boot_id: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('boot_id', ?)", (boot_id,))
 
+    def _write(self, statement: str, values: Sequence[str | bytes]) -> None:
+        """Raises ResourceExhausted when the state directory is full; then memory is as the disk is: unchanged."""
+        with in_words("pod database"):
+            self._db.execute(statement, values)
+
     # sandboxes
 
     def add_sandbox(self, row: SandboxRow) -> None:
         """Reserve id and name; raises AlreadyExists naming the sandbox that has the name."""
         if (taken := self._sandbox_names.get(row.name)) is not None:
             raise AlreadyExists(f"sandbox {row.name}: name is taken by sandbox {taken}")
-        self._db.execute("INSERT INTO sandboxes VALUES (?, ?, ?)", (row.id, row.name, self._encoder.encode(row)))
+        self._write("INSERT INTO sandboxes VALUES (?, ?, ?)", (row.id, row.name, self._encoder.encode(row)))
         self._remember_sandbox(row)
 
     def put_sandbox(self, row: SandboxRow) -> None:
         """Replace the facts of an existing sandbox."""
-        self._db.execute("UPDATE sandboxes SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
+        self._write("UPDATE sandboxes SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
         self._sandboxes[row.id] = row
         self.revision += 1
 
@@ -154,7 +160,7 @@ class PodStore:
         row = self._sandboxes.get(sandbox_id)
         if row is None:
             return
-        self._db.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
+        self._write("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,))
         del self._sandboxes[sandbox_id]
         self.revision += 1
         del self._sandbox_names[row.name]
@@ -187,11 +193,11 @@ class PodStore:
         if (taken := self._container_names.get(row.name)) is not None:
             raise AlreadyExists(f"container {row.config.metadata.name}: name is taken by container {taken}")
         values = (row.id, row.name, row.sandbox_id, self._encoder.encode(row))
-        self._db.execute("INSERT INTO containers VALUES (?, ?, ?, ?)", values)
+        self._write("INSERT INTO containers VALUES (?, ?, ?, ?)", values)
         self._remember_container(row)
 
     def put_container(self, row: ContainerRow) -> None:
-        self._db.execute("UPDATE containers SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
+        self._write("UPDATE containers SET facts = ? WHERE id = ?", (self._encoder.encode(row), row.id))
         self._containers[row.id] = row
         self.revision += 1
 
@@ -199,7 +205,7 @@ class PodStore:
         row = self._containers.get(container_id)
         if row is None:
             return
-        self._db.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+        self._write("DELETE FROM containers WHERE id = ?", (container_id,))
         del self._containers[container_id]
         self.revision += 1
         del self._container_names[row.name]

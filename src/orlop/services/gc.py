@@ -13,6 +13,7 @@ from orlop.base.errors import OrlopError
 from orlop.base.ids import ImageId
 from orlop.metadata.pods import ContainerRow
 from orlop.services.images.remove import prune_layers
+from orlop.services.monitors import take_exit
 from orlop.services.node import Node
 
 log = logging.getLogger(__name__)
@@ -24,13 +25,17 @@ NETWORK_SECONDS = 60.0
 
 
 async def sweep_cgroups(node: Node) -> None:
-    """Remove, as long as the daemon runs, the cgroups that were not empty when their container or pod was removed."""
+    """Remove, as long as the daemon runs, the cgroups that were not empty when their container or pod was removed; take in exits that
+    found the state directory full."""
     waiting = 0
     while True:
         await asyncio.sleep(BUSY_SECONDS if waiting else IDLE_SECONDS)
         before = waiting
         try:
             waiting = node.cgroups.sweep()
+            for pod in node.live:
+                for container_id in tuple(pod.unsaved_exits):
+                    take_exit(node, pod, container_id)
         except OrlopError as error:
             log.warning("%s", error)
             waiting = 0

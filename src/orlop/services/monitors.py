@@ -16,7 +16,7 @@ import time
 import msgspec
 
 from orlop.base import limits
-from orlop.base.errors import NotFound, Unavailable
+from orlop.base.errors import NotFound, OrlopError, Unavailable
 from orlop.base.ids import ContainerId, SandboxId
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.monitor.client import Exited, MonitorClient, Oom
@@ -44,7 +44,12 @@ def watch_monitor(node: Node, pod: LivePod) -> None:
             if waiter is not None and not waiter.done():
                 waiter.set_result(event)
         else:
-            take_exit(node, pod, ContainerId(event.id))
+            pod.unsaved_exits[ContainerId(event.id)] = event
+            try:
+                take_exit(node, pod, ContainerId(event.id))
+            except OrlopError as error:
+                # A full state directory must not end the connection; services/gc.py tries again.
+                log.error("container %s: its exit is not in the store yet: %s", event.id, error)
 
     def on_lost() -> None:
         if node.live.get(pod.id) is pod:
@@ -55,13 +60,18 @@ def watch_monitor(node: Node, pod: LivePod) -> None:
 
 
 def take_exit(node: Node, pod: LivePod | None, container_id: ContainerId) -> None:
-    """Take a container's exit record into the store; without a record, or when it is already in, nothing changes."""
+    """Take a container's exit into the store: its record, or what the monitor said if it could not write one (no space).
+
+    Without either, or when it is already in, nothing changes. Raises ResourceExhausted when the store can't take it.
+    """
     try:
         row = node.pods.container(container_id)
     except NotFound:
         return
     if not row.finished_at:
         record = load_exit_record(node.state.exit_record(row.sandbox_id, row.id))
+        if record is None and pod is not None and (event := pod.unsaved_exits.get(container_id)) is not None:
+            record = _record_of(row, event)
         if record is None:
             return
         row = finished(row, record)
@@ -70,7 +80,21 @@ def take_exit(node: Node, pod: LivePod | None, container_id: ContainerId) -> Non
         node.cgroups.remove_container(row.cgroup)
         publish(node, EventType.STOPPED, row)
     if pod is not None:
+        pod.unsaved_exits.pop(container_id, None)
         pod.exit_of(container_id).set()
+
+
+def _record_of(row: ContainerRow, event: Exited) -> ExitRecord:
+    return ExitRecord(
+        id=row.id,
+        pid=event.pid,
+        start_time=row.start_time,
+        exit_code=event.exit_code,
+        signal=event.signal,
+        oom_killed=event.oom_killed,
+        oom_kills=int(event.oom_killed),
+        finished_ns=event.finished_ns,
+    )
 
 
 def finished(row: ContainerRow, record: ExitRecord) -> ContainerRow:

@@ -27,7 +27,7 @@ from orlop.base.errors import OrlopError
 from orlop.base.ids import SandboxId
 from orlop.kernel.procfs import boot_id
 from orlop.metadata.pods import ContainerRow, SandboxRow
-from orlop.monitor.client import LiveContainer, MonitorClient
+from orlop.monitor.client import Exited, LiveContainer, MonitorClient
 from orlop.monitor.spawn import connect_monitor
 from orlop.services.containers.remove import discard_container
 from orlop.services.live import LivePod
@@ -173,6 +173,20 @@ async def _undo_half_made(node: Node, row: SandboxRow, client: MonitorClient | N
     log.info("sandbox %s: was half made, undone", row.id)
 
 
+def _exit_of(live: LiveContainer) -> Exited:
+    """What the monitor keeps of a container that has ended: all that there is when its record could not be written."""
+    return Exited(
+        id=live.id,
+        pid=live.pid,
+        exit_code=live.exit_code,
+        signal=live.signal,
+        oom_killed=live.oom_kills > 0 and live.exit_code == SIGKILL_EXIT,
+        finished_ns=live.finished_ns,
+        is_exec=False,
+        timed_out=False,
+    )
+
+
 async def _recover_container(node: Node, pod: LivePod, row: ContainerRow, live: LiveContainer | None) -> None:
     if not row.created_at:
         await discard_container(node, row)
@@ -180,6 +194,8 @@ async def _recover_container(node: Node, pod: LivePod, row: ContainerRow, live: 
     if row.finished_at:
         pod.exit_of(row.id).set()
         return
+    if live is not None and live.state == "exited":
+        pod.unsaved_exits[row.id] = _exit_of(live)
     take_exit(node, pod, row.id)
     if node.pods.container(row.id).finished_at:
         return

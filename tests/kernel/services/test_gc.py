@@ -83,3 +83,29 @@ async def test_layers_go_with_the_last_container_of_a_removed_image(restart: Res
     await pull_image(node.images, image)
     await create(node, sandbox, image, "three")
     await remove_sandbox(node, sandbox)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_an_exit_whose_record_cannot_be_written_is_not_lost(restart: Restart, registry: str, away: bool) -> None:
+    """A full state directory: the monitor's word counts, while the daemon is there and when it was away at that moment."""
+    node = await restart()
+    image = f"{registry}/{IMAGE}"
+    await pull_image(node.images, image)
+    sandbox = await run_sandbox(node, config(), "")
+    container = await create(node, sandbox, image, "c")
+    await start_container(node, container)
+    row = node.pods.container(container)
+    # Where the record is written first; a directory in its place is as good as no room.
+    (node.state.pod(sandbox) / f".{container}.exit.tmp").mkdir()
+    if away:
+        for pod in node.live:
+            node.live.drop(pod.id)
+    os.kill(row.pid, 9)
+    await until(lambda: not os.path.exists(f"/proc/{row.pid}"), "it did not end")
+    if away:
+        node = await restart()
+    await until(lambda: node.pods.container(container).finished_at != 0, "its exit was lost")
+    row = node.pods.container(container)
+    assert (row.exit_code, row.reason) == (137, "Error")
+    assert not node.state.exit_record(row.sandbox_id, row.id).exists()
+    await remove_sandbox(node, sandbox)

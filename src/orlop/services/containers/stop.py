@@ -59,6 +59,9 @@ async def kill_container(node: Node, container_id: str) -> None:
     pod = node.live.get(row.sandbox_id)
     if row.finished_at or pod is None:
         return
+    if row.id in pod.unsaved_exits:
+        take_exit(node, pod, row.id)
+        return
     try:
         await pod.monitor.kill(row.id, signal.SIGKILL, all=True)
     except MonitorError as error:

@@ -310,6 +310,10 @@ async def _ingest_layer(job: _LayerJob) -> bool:
         if resumed:
             raise _ResumeFailed(error) from error
         raise
+    except ResourceExhausted:
+        # No space, or beyond a limit: what came is in the way of everybody and brings the next attempt nothing.
+        ingest.discard()
+        raise
     except BaseException:
         ingest.close()
         raise
