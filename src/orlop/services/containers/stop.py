@@ -61,6 +61,7 @@ async def kill_container(node: Node, container_id: str) -> None:
         return
     if row.id in pod.unsaved_exits:
         take_exit(node, pod, row.id)
+        await exit_told(node, row.id)
         return
     try:
         await pod.monitor.kill(row.id, signal.SIGKILL, all=True)
