@@ -363,7 +363,10 @@ def test_updates_on_create_update_stop_and_at_any_time(pod, client, socket):
 
 
 def test_an_evicted_container_stops_and_says_why(pod, socket):
-    container = pod.launch(container_config("victim", ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"]))
+    waits = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    container = pod.launch(container_config("victim", ["sh", "-c", waits]))
+    log = Path(pod.config.log_directory) / "victim.log"
+    wait_for(lambda: "ready" in log.read_text(), "it does not wait for its signal")
     with Plugin(socket) as plugin:
         plugin.update([], (nri.ContainerEviction(container_id=container, reason="no room"),))
         wait_for(lambda: pod.container_status(container).state == cri.CONTAINER_EXITED, "it was not stopped")
@@ -506,6 +509,34 @@ def test_connections_that_come_and_go_leave_nothing_in_the_daemon(orlopd, socket
             if number % 3 == 1:
                 client.sendall(b"\xff" * 100)
     wait_for(lambda: open_files() <= before, "files of plugins that are gone are still open")
+
+
+RULES = """
+[nri.default_validator]
+enable = true
+reject_sysctl_adjustment = true
+required_plugins = ["test"]
+tolerate_missing_plugins_annotation = "tolerant"
+"""
+
+
+def test_rules_of_the_administrator(registry):
+    with Orlopd(registry.certs_d, name="nri6", nri=RULES) as daemon, Client(daemon.address) as client:
+        pull(client, BUSYBOX)
+        pod = new_pod(client, daemon)
+        answer = refused(lambda: pod.create(container_config("without")))
+        assert answer.startswith("PERMISSION_DENIED")
+        assert "required plugin test is not there" in answer
+        tolerant = new_pod(client, daemon, annotations={"tolerant": "true"})
+        tolerant.create(container_config())
+        with Plugin(daemon.state / "nri.sock") as plugin:
+            pod.create(container_config("with"))
+            plugin.handlers.handlers["CreateContainer"] = linux(sysctl={"net.ipv4.ip_forward": "1"})
+            answer = refused(lambda: pod.create(container_config("changed")))
+            assert "forbid to change sysctls; plugin 10-test (net.ipv4.ip_forward) did" in answer
+            assert plugin.handlers.names()[-2:] == ["StopContainer", "RemoveContainer"]
+        for each in (pod, tolerant):
+            each.remove()
 
 
 def test_switched_off_there_is_no_socket(registry):

@@ -17,13 +17,14 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from orlop.base import limits
 from orlop.base.errors import InvalidArgument
 from orlop.daemon.toml_lines import Key, key_lines
+from orlop.nri.rules import Rules
 from orlop.services.options import DEFAULT_CDI_DIRS, parse_log_rate, parse_rootfs_size
 from orlop.specs.runtime import Rlimit
 from orlop.specs.ulimit import parse_ulimit
@@ -106,6 +107,7 @@ class NriConfig:
     plugin_config_path: Path = Path("/etc/nri/conf.d")
     registration_timeout: float = limits.NRI_REGISTRATION_SECONDS
     request_timeout: float = limits.NRI_REQUEST_SECONDS
+    default_validator: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,10 @@ def read(flags: Flags) -> tuple[Config, tuple[Problem, ...]]:
         for name, kind in _TABLES.items()
         if name != "runtime"
     }
+    rules = {
+        key[2]: value for key, value in values.items() if len(key) == 3 and key[:2] == ("nri", "default_validator")
+    }
+    tables["nri"] = replace(tables["nri"], default_validator=Rules(**rules))
     if flags.log_level is not None:
         tables["log"] = LogConfig(level=flags.log_level, format=tables["log"].format)
     runtime = RuntimeConfig(
@@ -277,6 +283,12 @@ def _ulimits(value: object) -> tuple[Rlimit, ...]:
 def _log_rate(value: object) -> int:
     text = _string(value)
     return parse_log_rate(text) if text else 0
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list of names, not {_kind(value)}")  # noqa: TRY004 - all checks raise ValueError
+    return tuple(_string(each) for each in value)
 
 
 def _bool(value: object) -> bool:
@@ -413,6 +425,20 @@ _KEYS: Final[dict[Key, Callable[[object], object]]] = {
     ("nri", "plugin_config_path"): _path,
     ("nri", "registration_timeout"): _seconds,
     ("nri", "request_timeout"): _seconds,
+    **{
+        ("nri", "default_validator", name): _bool
+        for name in (
+            "enable",
+            "reject_oci_hook_adjustment",
+            "reject_runtime_default_seccomp_adjustment",
+            "reject_unconfined_seccomp_adjustment",
+            "reject_custom_seccomp_adjustment",
+            "reject_namespace_adjustment",
+            "reject_sysctl_adjustment",
+        )
+    },
+    ("nri", "default_validator", "required_plugins"): _names,
+    ("nri", "default_validator", "tolerate_missing_plugins_annotation"): _string,
     ("log", "level"): _one_of(*LOG_LEVELS),
     ("log", "format"): _one_of("text", "json"),
 }

@@ -111,6 +111,7 @@ async def run(config: Config) -> None:
         ),
         nri_registration_seconds=config.nri.registration_timeout,
         nri_request_seconds=config.nri.request_timeout,
+        nri_rules=config.nri.default_validator if config.nri.enabled else None,
     )
     streams = StreamServer(
         node,

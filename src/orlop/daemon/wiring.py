@@ -19,6 +19,7 @@ from orlop.monitor.userns import IdMapNamespaces
 from orlop.network.bridge import DEFAULT_BRIDGE, DEFAULT_SUBNETS
 from orlop.network.select import DEFAULT_BIN_DIRS, DEFAULT_CONF_DIR, open_network
 from orlop.nri.plugins import Plugins
+from orlop.nri.rules import Rules
 from orlop.oci.cgroups.driver import DEFAULT_PARENT, detect
 from orlop.oci.cgroups.rate import CpuRates
 from orlop.oci.cgroups.stats import hugepage_sizes
@@ -56,6 +57,7 @@ def wire(
     options: Options | None = None,
     nri_registration_seconds: float = limits.NRI_REGISTRATION_SECONDS,
     nri_request_seconds: float = limits.NRI_REQUEST_SECONDS,
+    nri_rules: Rules | None = None,
 ) -> Node:
     """Return a node over directories that this process holds the locks of; nothing has been recovered yet."""
     supervisor = Supervisor("orlopd")
@@ -99,7 +101,12 @@ def wire(
         cgroup_mounts=() if cgroups.version == 2 else cgroup_mounts(),
         clamp_limits=not probe.has("sys_resource"),
         cdi=CdiCatalog((options or Options()).cdi_dirs),
-        nri=Plugins(supervisor, registration_seconds=nri_registration_seconds, request_seconds=nri_request_seconds),
+        nri=Plugins(
+            supervisor,
+            registration_seconds=nri_registration_seconds,
+            request_seconds=nri_request_seconds,
+            rules=nri_rules,
+        ),
         options=options or Options(),
         handlers=handlers or Handlers(BuiltIn(), {}),
         rootfs_limits_missing=snapshots.quotas.missing(),

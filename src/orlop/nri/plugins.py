@@ -25,6 +25,8 @@ from orlop.nri import calls
 from orlop.nri.calls import Call
 from orlop.nri.merge import CreateMerge, UpdateMerge
 from orlop.nri.plugin import Plugin
+from orlop.nri.rules import Rules
+from orlop.nri.validator import validate
 from orlop.specs.nri_gen import nri_pb2 as nri
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,12 @@ class Plugins:
         *,
         registration_seconds: float = limits.NRI_REGISTRATION_SECONDS,
         request_seconds: float = limits.NRI_REQUEST_SECONDS,
+        rules: Rules | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._registration_seconds = registration_seconds
         self._request_seconds = request_seconds
+        self._rules = rules if rules is not None and rules.enable else None
         self._plugins: list[Plugin] = []
         self._joining: set[Plugin] = set()
         self._operations = 0
@@ -91,6 +95,11 @@ class Plugins:
     def active(self) -> bool:
         """Whether any plugin is there: without one nobody need build messages."""
         return bool(self._plugins)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a new container must be asked about: also without a plugin, when there are rules."""
+        return bool(self._plugins) or self._rules is not None
 
     @property
     def open(self) -> bool:
@@ -218,12 +227,13 @@ class Plugins:
         merge = CreateMerge(container)
         asked: list[Plugin] = []
         for plugin in tuple(self._plugins):
-            asked.append(plugin)
             answer = await plugin.ask(calls.CREATE, nri.CreateContainerRequest(pod=pod, container=container))
+            if not plugin.closed and (answer is not None or not plugin.wants(calls.CREATE)):
+                asked.append(plugin)  # one that was cut off, or late, was not there
             if isinstance(answer, nri.CreateContainerResponse):
                 merge.add(answer, plugin.name)
         validators = [plugin for plugin in self._plugins if plugin.wants(calls.VALIDATE) and not plugin.closed]
-        if validators:
+        if validators or self._rules is not None:
             request = nri.ValidateContainerAdjustmentRequest(
                 pod=pod,
                 container=pristine,
@@ -232,6 +242,8 @@ class Plugins:
                 owners=merge.owning_plugins(),
                 plugins=[nri.PluginInstance(name=plugin.base, index=plugin.index) for plugin in asked],
             )
+            if self._rules is not None:
+                validate(self._rules, request)
             await asyncio.gather(*(self._validate(plugin, request) for plugin in validators))
         return Creation(
             adjust=merge.adjust, updates=merge.updates, evictions=merge.evictions, plugins=merge.owners.plugins()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from orlop.base.errors import InvalidArgument
 from orlop.daemon.config import Flags, Handler, NriConfig, check, load, read
 from orlop.daemon.toml_lines import key_lines
+from orlop.nri.rules import Rules
 
 
 def write(directory: Path, text: str, **drop_ins: str) -> Flags:
@@ -69,6 +70,11 @@ plugin_path = "/p"
 plugin_config_path = "/c"
 registration_timeout = 7
 request_timeout = "500ms"
+[nri.default_validator]
+enable = true
+reject_sysctl_adjustment = true
+required_plugins = ["10-net"]
+tolerate_missing_plugins_annotation = "k"
 [log]
 format = "json"
 """,
@@ -82,6 +88,12 @@ format = "json"
         plugin_config_path=Path("/c"),
         registration_timeout=7.0,
         request_timeout=0.5,
+        default_validator=Rules(
+            enable=True,
+            reject_sysctl_adjustment=True,
+            required_plugins=("10-net",),
+            tolerate_missing_plugins_annotation="k",
+        ),
     )
     assert config.cni.bin_dirs == (Path("/b1"), Path("/b2"))
     assert config.runtime.handlers["crun"] == Handler(type="oci", path=Path("/usr/bin/crun"))
@@ -145,6 +157,14 @@ bin_dirs = [
         (
             '[network]\nsubnets = ["10.0.0.1/8"]',
             "2: network.subnets: '10.0.0.1/8' is not a subnet: 10.0.0.1/8 has host bits set",
+        ),
+        (
+            '[nri.default_validator]\nrequired_plugins = "x"',
+            "2: nri.default_validator.required_plugins: must be a list of names, not a string",
+        ),
+        (
+            "[nri.default_validator]\nreject_hooks = true",
+            "2: nri.default_validator.reject_hooks: unknown key; did you mean reject_oci_hook_adjustment?",
         ),
         ("[nri]\nenabled = 1", "2: nri.enabled: must be true or false, not a number"),
         (

@@ -125,7 +125,7 @@ async def container_creates(
     Raises PluginFailed, FailedPrecondition (two plugins want the same), PermissionDenied (rejected), InvalidArgument, Unimplemented. After
     an error the caller tells ``container_withdrawn``.
     """
-    if not node.nri.active:
+    if not node.nri.asks:
         return Asked(built=built, resources=row.resources)
     node.nri.begun.add(row.id)
     pod = pod_message(sandbox)
