@@ -36,9 +36,8 @@ def one_input(data: bytes) -> None:
     with suppress(OrlopError):
         match which:
             case 0:
-                document = parse_document(
-                    provider.ConsumeBytes(1 << 16), TYPES[provider.ConsumeIntInRange(0, 3)], "image x"
-                )
+                media_type = TYPES[provider.ConsumeIntInRange(0, 3)]  # before the bytes: they are all that is left
+                document = parse_document(provider.ConsumeBytes(1 << 16), media_type, "image x")
                 if isinstance(document, Index):
                     select_platform(document, Platform(os="linux", architecture="amd64"), "image x")
             case 1:
