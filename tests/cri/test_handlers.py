@@ -104,9 +104,9 @@ def test_exec_keeps_output_code_and_environment(pod, container):
 
 def test_a_command_that_cannot_be_executed_is_the_callers_fault(pod, container):
     for command, said in (("/no/such", "no such file|not found"), ("/etc/passwd", "denied")):
-        with pytest.raises(InvalidArgument, match=f"(?i){said}"):
+        with pytest.raises(InvalidArgument, match=f"(?i): exec: .*({said})"):
             pod.exec(container, command)
-    with pytest.raises(InvalidArgument, match="(?i)no such file|not found"):
+    with pytest.raises(InvalidArgument, match="(?i)^container wrong: exec: .*(no such file|not found)"):
         pod.create(container_config("wrong", ["/no/such"]))
     listed = pod.client.runtime.ListContainers(cri.ListContainersRequest()).containers
     assert [each.id for each in listed if each.pod_sandbox_id == pod.id] == [container]
@@ -135,6 +135,11 @@ def test_streams_of_exec_attach_and_terminals(pod, client, container):
         session.until_out(b"/dev/pts/")
         session.write(b"exit 5\n")
         assert exit_code(session.finish()) == 5
+    request = cri.ExecRequest(container_id=container, cmd=["stty", "size"], stdin=False, stdout=True, tty=True)
+    with Command(client.runtime.Exec(request, timeout=30).url, stderr=False, tty=True) as session:
+        session.resize(31, 76)
+        assert exit_code(session.finish()) == 0
+        assert session.out() == b"31 76\r\n", "a terminal has its size from the start"
     echo = container_config("echo", ["sh", "-c", "while read x; do echo got $x; echo e$x >&2; done; exit 6"])
     echo.stdin = echo.stdin_once = True
     made = pod.launch(echo)

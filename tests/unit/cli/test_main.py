@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from orlop.cli.__main__ import main, word_parser
+from orlop.cli.doctor import handler_findings
 from orlop.cli.words import WORDS
 
 
@@ -38,3 +39,19 @@ def test_help_imports_nothing_heavy():
     probe = "import sys; from orlop.cli.__main__ import main; main(['help']); print(sorted({'grpc', 'rich', 'google'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
+
+
+def test_the_doctor_says_which_handlers_cannot_be_used() -> None:
+    found = handler_findings(
+        {
+            "orlop": {"type": "orlop", "version": "1"},
+            "crun": {"type": "oci", "path": "/usr/bin/crun", "version": "crun 1.8.1", "unavailable": ""},
+            "kata": {"type": "oci", "path": "/x", "version": "", "unavailable": "/x: does not exist"},
+        }
+    )
+    assert [(each["name"], each["verdict"], each["reason"]) for each in found] == [
+        ("handler orlop", "ok", "1"),
+        ("handler crun", "ok", "/usr/bin/crun crun 1.8.1"),
+        ("handler kata", "limited", "/x: does not exist"),
+    ]
+    assert found[2]["meaning"] and not found[1]["meaning"]

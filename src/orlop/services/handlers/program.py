@@ -367,10 +367,11 @@ class ProgramHandler:
                 reason = failure_of(file.read(limits.OCI_PROGRAM_LOG_BYTES))
         except FileNotFoundError:
             reason = ""
-        text = f"{subject}: handler {self.name}: {verb}: {reason or otherwise}"
         if NOT_A_COMMAND.search(reason) and (MISSING.search(reason) or DENIED.search(reason)):
-            return Refusal(text, NOT_FOUND if MISSING.search(reason) else NOT_EXECUTABLE)
-        return ProgramError(text)
+            # In the words of the built-in handler: it is the exec that failed, whoever found that out.
+            where = f"{subject.removesuffix(': exec')}: exec: handler {self.name}"
+            return Refusal(f"{where}: {reason}", NOT_FOUND if MISSING.search(reason) else NOT_EXECUTABLE)
+        return ProgramError(f"{subject}: handler {self.name}: {verb}: {reason or otherwise}")
 
 
 @asynccontextmanager
