@@ -186,11 +186,11 @@ def discard_cgroup(node: Node, path: str) -> None:
 
 
 async def _forget(pod: LivePod, container_id: ContainerId) -> None:
-    """Let the monitor forget a container; it may not know it, because its launch failed there."""
+    """Let the monitor forget a container; it may not know it, because its launch failed there, or another request has it removed."""
     try:
         await pod.monitor.remove(container_id)
     except MonitorError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in (errno.ENOENT, errno.ECANCELED):
             raise
 
 

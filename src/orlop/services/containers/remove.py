@@ -50,7 +50,8 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
         try:
             await pod.monitor.remove(row.id)
         except MonitorError as error:
-            if error.errno not in (errno.ENOENT, errno.ESRCH):
+            # ECANCELED: another request, a create that is being undone or a second removal, has it removed.
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.ECANCELED):
                 raise
         pod.exits.pop(row.id, None)
     handler = node.handlers.find(node.pods.sandbox(row.sandbox_id))
