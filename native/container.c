@@ -33,7 +33,7 @@ struct container *new_container(const struct field *id) {
     if (!k)
         return NULL;
     memcpy(k->id, id->s, id->count);
-    k->cgroup = k->oom = k->held[0] = k->held[1] = -1;
+    k->cgroup = k->oom = k->held[0] = k->held[1] = k->words_to = k->words = -1;
     k->launch = (struct launch){.pidfd = -1, .status = -1, .terminal_master = -1, .left_in = -1, .left_console = -1};
     k->status.fd = k->out.fd = k->err.fd = k->in.fd = k->oom_event.fd = -1;
     k->log.fd = -1;
@@ -52,6 +52,7 @@ void release(struct container *k) {
     unwatch(&k->status);
     close_stdio(k);
     close_fd(&k->held[0]), close_fd(&k->held[1]);
+    forget_words(k);
     crilog_close(&k->log);
     close_directories(k);
     close_fd(&k->launch.pidfd), close_fd(&k->launch.status), close_fd(&k->launch.terminal_master);

@@ -478,6 +478,7 @@ static void handle(struct connection *c, const struct message *m, int *fds) {
     case MSG_attach:
     case MSG_close_stdin:
     case MSG_hang_up:
+    case MSG_last_words:
         if (!(k = find(m->f[0].s))) {
             refuse(c, m, ENOENT, "no such container");
             return;
@@ -501,6 +502,15 @@ static void handle(struct connection *c, const struct message *m, int *fds) {
     case MSG_close_stdin:
         close_input(k);
         answer_ok(c, m->seq);
+        break;
+    case MSG_last_words:
+        if (!k->is_exec || k->runner != c || lent_fd(fds, &m->f[1]) < 0 || lent_fd(fds, &m->f[2]) < 0) {
+            refuse(c, m, EINVAL, "no exec of this connection, or an fd is missing");
+        } else {
+            forget_words(k);
+            k->words_to = take_fd(fds, &m->f[1]), k->words = take_fd(fds, &m->f[2]);
+            answer_ok(c, m->seq);
+        }
         break;
     case MSG_hang_up:
         if (k->is_exec) {
@@ -530,6 +540,7 @@ void disconnect(struct connection *c) {
             if (k->is_exec && k->state == CREATED) /* nobody will open its gate */
                 kill_all(k, SIGKILL);
             drain_held(k);
+            say_last_words(k);
         }
     }
     unwatch(&c->source);

@@ -79,6 +79,7 @@ struct container {
     struct connection *asker;      /* who waits for the outcome of create, start, exec or remove */
     uint32_t asker_seq;
     struct connection *runner;     /* exec: whose end it shares */
+    int words_to, words;           /* exec: what its caller's client is told if the caller dies, and where; -1: none */
     int holds, held[2];            /* exec: reading ends of its outputs, so that they do not break when its caller dies; -1: none */
     struct container *of;          /* exec: in which container */
     int adopted;                   /* a foreign launch: pid is the process that the program left, and no longer the program */
@@ -155,6 +156,8 @@ void pump_output(struct container *k, struct source *source, int stream, int rou
 void hold_outputs(struct container *k, const int stdio[3]);
 void drain_held(struct container *k);
 void hang_up(struct container *k);
+void forget_words(struct container *k);
+void say_last_words(struct container *k);
 int input_fd(const struct container *k);
 void close_input(struct container *k);
 void input_writable(struct container *k);

@@ -3,9 +3,11 @@
 
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define READ_BYTES 16384
+#define LAST_WORDS_BYTES 8192
 
 static int pipe_for(int *ours, int *theirs, int we_read) {
     int ends[2];
@@ -62,7 +64,24 @@ void drain_held(struct container *k) {
     k->held[0] = k->held[1] = -1;
 }
 
+void forget_words(struct container *k) {
+    close_fd(&k->words_to), close_fd(&k->words);
+    k->words_to = k->words = -1;
+}
+
+/* The caller can't any more: its client would only see a connection that ends. */
+void say_last_words(struct container *k) {
+    if (k->words_to < 0)
+        return;
+    ssize_t n = pread(k->words, chunk, LAST_WORDS_BYTES, 0);
+    if (n > 0)
+        (void)send(k->words_to, chunk, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL); /* who has no room for it does not hear it */
+    shutdown(k->words_to, SHUT_RDWR);
+    forget_words(k);
+}
+
 void hang_up(struct container *k) {
+    forget_words(k);
     for (int i = 0; i < 2; i++) {
         close_fd(&k->held[i]);
         k->held[i] = -1;

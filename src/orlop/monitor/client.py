@@ -352,6 +352,14 @@ class MonitorClient:
         """Let an exec's outputs and terminal go, which were held: it learns of it as of any broken pipe or lost terminal."""
         await self._request(protocol.HangUp(id=exec_id), protocol.Ok)
 
+    async def last_words(self, exec_id: str, to: int, words: bytes) -> None:
+        """Let the monitor write ``words`` to the socket ``to``, and end it, should this connection end before the exec does."""
+        fd = plan_memfd(words)
+        try:
+            await self._request(protocol.LastWords(id=exec_id, to=to, words=fd), protocol.Ok)
+        finally:
+            os.close(fd)
+
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the size of the terminal of a container or an exec."""
         await self._request(protocol.Resize(id=container_id, rows=rows, cols=columns), protocol.Ok)

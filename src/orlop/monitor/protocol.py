@@ -206,6 +206,15 @@ class HangUp(Message, frozen=True, kw_only=True):
     id: STR
 
 
+class LastWords(Message, frozen=True, kw_only=True):
+    code: ClassVar[int] = 0x12
+    msgname: ClassVar[str] = "last_words"
+    direction: ClassVar[Direction] = "REQ"
+    id: STR
+    to: FD
+    words: FD
+
+
 class Ok(Message, frozen=True, kw_only=True):
     code: ClassVar[int] = 0x41
     msgname: ClassVar[str] = "ok"

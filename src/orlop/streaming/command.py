@@ -28,7 +28,7 @@ from orlop.streaming.channels import (
     channel_named,
     encode_outcome,
 )
-from orlop.streaming.websocket import CLOSE_NORMAL, Closed, Piece, WebSocketServer, message_head
+from orlop.streaming.websocket import CLOSE_NORMAL, Closed, Piece, WebSocketServer, close_frame, message_head
 
 Buffer = bytes | bytearray | memoryview
 
@@ -79,6 +79,9 @@ class Carrier(Protocol):
 
     def finish(self, outcome: Outcome) -> list[Buffer]:
         """Return what is sent last: the end of every channel, the outcome after all output."""
+
+    def last_words(self, outcome: Outcome) -> bytes:
+        """Return what somebody else may send in our place at any later time, if we can't; nothing changes here."""
 
 
 class SpdyCommand:
@@ -159,6 +162,14 @@ class SpdyCommand:
         if number is not None and self._spdy.is_open(number):
             parts += [self._spdy.data(number, len(text), end=True), text]
         return [part for part in parts if part]
+
+    def last_words(self, outcome: Outcome) -> bytes:
+        text = encode_outcome(outcome, self._protocol)
+        outputs = [self._numbers[channel] for channel in (STDOUT, STDERR) if channel in self._numbers]
+        words = b"".join(spdy.data_head(number, 0, end=True) for number in outputs)
+        if ERROR in self._numbers:
+            words += spdy.data_head(self._numbers[ERROR], len(text), end=True) + text
+        return words
 
     def _end(self, channel: int) -> bytes:
         number = self._numbers.get(channel)
@@ -242,6 +253,10 @@ class WebSocketCommand:
         text = encode_outcome(outcome, self._protocol)
         parts: list[Buffer] = self._message(ERROR, text) if text else []
         return [*parts, self._socket.close(CLOSE_NORMAL)]
+
+    def last_words(self, outcome: Outcome) -> bytes:
+        text = encode_outcome(outcome, self._protocol)
+        return b"".join(self._message(ERROR, text)) + close_frame(CLOSE_NORMAL)
 
 
 def command_of(protocol: str, streams: Streams, socket: WebSocketServer | None) -> Carrier:

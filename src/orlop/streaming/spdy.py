@@ -302,7 +302,7 @@ class SpdyServer:
         if end:
             stream.server_ended = True
             self._forget_if_over(number)
-        return _HEAD.pack(number, (FIN << 24 if end else 0) | length)
+        return data_head(number, length, end=end)
 
     def reset(self, number: int, status: int = CANCEL) -> bytes:
         """Return the frame that closes a stream both ways; b"" if it is closed."""
@@ -332,6 +332,11 @@ class SpdyServer:
 
 def _control(kind: int, flags: int, payload: bytes) -> bytes:
     return _HEAD.pack(CONTROL | VERSION << 16 | kind, flags << 24 | len(payload)) + payload
+
+
+def data_head(number: int, length: int, *, end: bool) -> bytes:
+    """Return the head of a data frame, whatever the state of a connection is."""
+    return _HEAD.pack(number, (FIN << 24 if end else 0) | length)
 
 
 def parse_headers(text: bytes) -> dict[str, str]:

@@ -23,7 +23,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from orlop.streaming.spdy import ProtocolViolation
 
 CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_INTERNAL = 1000, 1002, 1011
-_TEXT, _BINARY = 0x81, 0x82
+_TEXT, _BINARY, _CLOSE = 0x81, 0x82, 0x88
 _FEED_BYTES: Final = 64 << 10
 
 
@@ -105,6 +105,11 @@ class WebSocketServer:
             )
         except LocalProtocolError:
             return b""
+
+
+def close_frame(code: int) -> bytes:
+    """Return the frame that ends the server's side, whatever the state of a connection is."""
+    return struct.pack(">BBH", _CLOSE, 2, code)
 
 
 def message_head(length: int, *, text: bool = False) -> bytes:

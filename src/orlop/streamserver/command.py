@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -35,6 +36,8 @@ EARLY_BYTES = 64 * limits.KIB
 FIRST_SIZE_SECONDS = 0.02
 """How long a terminal's first size is waited for once the client has opened the channel for it."""
 STOPPING = "orlopd is stopping: this session ends; the command itself goes on in its container"
+
+DIED = "orlopd has ended unexpectedly: this session ends; the command itself goes on in its container"
 
 
 class ClientGone(Exception):
@@ -139,6 +142,8 @@ class CommandSession:
             exiting = self._node.supervisor.spawn("exec exit", command.wait())
             try:
                 self._open_exec(command)
+                if (client := self._wire.plain_copy()) is not None:
+                    self._node.supervisor.spawn("last words", self._leave_words(command, client))
                 code = await self._or_gone(exiting)
                 await self._drain_outputs()
                 return Outcome(exit_code=code)
@@ -146,6 +151,10 @@ class CommandSession:
                 exiting.cancel()
                 self._exec = None
                 self._stop_flows()
+
+    async def _leave_words(self, command: ExecStream, client: socket.socket) -> None:
+        with client:
+            await command.last_words(client.fileno(), self._carrier.last_words(Outcome(failure=DIED)))
 
     def _open_exec(self, command: ExecStream) -> None:
         for channel, descriptor in command.outputs.items():

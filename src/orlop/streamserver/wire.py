@@ -106,6 +106,10 @@ class Wire:
         if self.on_end is not None:
             self.on_end()
 
+    def plain_copy(self) -> socket.socket | None:
+        """Return the socket once more, for somebody else to write to as it is; the caller closes it. None when nobody can."""
+        return None if self.closed else self._sock.dup()
+
     # ---- sending ----
 
     @property
@@ -251,6 +255,9 @@ class TlsWire(Wire):
     """The same over TLS, after its handshake."""
 
     _sock: ssl.SSLSocket
+
+    def plain_copy(self) -> None:
+        return None
 
     def _receive(self, buffer: memoryview) -> int:
         taken = self._sock.recv_into(buffer)

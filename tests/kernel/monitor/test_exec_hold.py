@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 
 import pytest
 
@@ -47,6 +48,36 @@ async def test_hang_up_breaks_the_pipe(pod: PodUnderTest) -> None:
     assert (await pod.exit_of("e1")).signal == signal.SIGPIPE
     with pytest.raises(MonitorError):
         await pod.client.hang_up("c1")
+
+
+async def test_last_words(pod: PodUnderTest) -> None:
+    """Said when the caller's connection ends before the exec; not when the exec ends first, nor after hang_up."""
+    await pod.run("c1", "sleep 1000")
+    ends = {name: socket.socketpair() for name in ("dies", "ends", "hung", "full")}
+    for name, script in (("dies", "sleep 1000"), ("ends", "sleep 0.1"), ("hung", "sleep 1000"), ("full", "sleep 1000")):
+        os.close(await pod.exec(name, "c1", script, hold=True))
+        await pod.client.last_words(name, ends[name][1].fileno(), b"not this")
+        await pod.client.last_words(name, ends[name][1].fileno(), b"\0the monitor of " + name.encode())
+    await pod.exit_of("ends")
+    await pod.client.hang_up("hung")
+    ends["full"][1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            ends["full"][1].send(bytes(4096))
+    with pytest.raises(MonitorError):
+        await pod.client.last_words("c1", ends["dies"][1].fileno(), b"x")
+    pod.client.close()
+    await pod.reconnect()
+    for name, said in (("dies", b"\0the monitor of dies"), ("ends", b""), ("hung", b"")):
+        ends[name][1].close()
+        assert await asyncio.to_thread(ends[name][0].recv, 100) == said
+        assert ends[name][0].recv(100) == b""
+    for each in ("dies", "hung", "full"):
+        await pod.client.kill(each, signal.SIGKILL)
+        await pod.exit_of(each)
+    for pair in ends.values():
+        pair[0].close()
+        pair[1].close()
 
 
 def with_terminal(plan: bytes) -> bytes:

@@ -17,8 +17,9 @@ import logging
 import os
 import struct
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from orlop.base import limits
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument, OrlopError
@@ -44,8 +45,16 @@ END_OF_INPUT = b"\x04"
 class ExecStream:
     """A running command; owns its pipes or its terminal."""
 
-    def __init__(self, subject: str, ended: asyncio.Future[Exited], hang_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        subject: str,
+        ended: asyncio.Future[Exited],
+        hang_up: Callable[[], None],
+        last_words: Callable[[int, bytes], Coroutine[Any, Any, None]],
+    ) -> None:
         self._subject = subject
+        self.last_words = last_words
+        """Let the caller's client, on this connected socket, be told these bytes if the daemon dies before the command ends."""
         self._ended = ended
         self._hang_up = hang_up
         self._outputs: dict[int, int] = {}
@@ -217,7 +226,14 @@ async def exec_stream(
         node.supervisor.spawn("hang up", _hang_up(pod, exec_id))
 
     launch: PlannedExec | None = None
-    stream = ExecStream(f"container {row.id}: exec", ended, hang_up)
+
+    async def last_words(to: int, words: bytes) -> None:
+        try:
+            await pod.monitor.last_words(exec_id, to, words)
+        except OrlopError as error:  # it has ended meanwhile
+            log.debug("exec %s: last words: %s", exec_id, error)
+
+    stream = ExecStream(f"container {row.id}: exec", ended, hang_up, last_words)
     theirs: dict[int, int] = {}
     started = stopping = False
     try:
