@@ -205,6 +205,7 @@ class Events:
 
 
 def test_events_carry_full_statuses_in_order_and_a_reader_who_comes_back_misses_none(client, orlopd, pod):
+    Events(orlopd.address).close()  # the first listener after a start hears the past
     first = Events(orlopd.address)
     made = pod.launch(container_config("watched", ["sleep", "100000"]))
     wait_for(lambda: len(first.seen) >= 2, "no events came")
@@ -247,3 +248,20 @@ def test_a_position_that_cannot_be_resumed_is_told(orlopd, position, code):
     assert events.error.code() is code
     assert "events" in events.error.details()
     events.close()
+
+
+def test_what_ended_while_the_daemon_was_away_is_heard_by_the_first_who_listens(orlopd, pod):
+    made = pod.launch(container_config("short", ["sh", "-c", "sleep 0.2; exit 3"]))
+    orlopd.kill()
+    try:
+        record = orlopd.state / "pods" / pod.id / f"{made}.exit"
+        wait_for(record.exists, "the monitor wrote no exit record")
+    finally:
+        orlopd.start()
+    events = Events(orlopd.address)
+    wait_for(lambda: made in {each.container_id for each in events.seen}, "its end was not told")
+    events.close()
+    (event,) = (each for each in events.seen if each.container_id == made)
+    assert event.container_event_type == cri.CONTAINER_STOPPED_EVENT
+    (status,) = event.containers_statuses
+    assert (status.state, status.exit_code) == (cri.CONTAINER_EXITED, 3)

@@ -3,7 +3,8 @@
 A stream has no silent gap: its first event is the one after ``Subscription.after`` and each next one has the next number. A
 subscriber that falls SUBSCRIBER_EVENTS behind loses its queue and gets Aborted: kubelet answers a broken stream with a relist, which
 is the resynchronisation (states sent again as events would be taken for new events). One that comes back within the ring's reach
-says where it was and misses nothing. ``created_at`` rises strictly, so it orders events as well. This module owns no container
+says where it was and misses nothing; the first one after a start of the daemon, which cannot say so, gets what happened since the
+start, recovery included. ``created_at`` rises strictly, so it orders events as well. This module owns no container
 state. Test: tests/unit/services/test_events.py.
 """
 
@@ -29,8 +30,8 @@ class EventHub:
     def __init__(self) -> None:
         self.instance = secrets.token_hex(8)
         """Numbers count from this daemon's start: a number of another instance says nothing here."""
-        self.watched = False
-        """Whether anybody has ever listened; before that publishers need not collect statuses."""
+        self._heard = False
+        """Whether anybody has ever subscribed."""
         self._sequence = 0
         self._last_created = 0
         self._ring: deque[Event] = deque(maxlen=RING_EVENTS)
@@ -50,8 +51,7 @@ class EventHub:
             sandbox=sandbox,
             containers=containers,
         )
-        if self.watched:
-            self._ring.append(event)
+        self._ring.append(event)
         for each in tuple(self._subscribers):
             each._take(event)
         return event
@@ -59,10 +59,14 @@ class EventHub:
     def subscribe(self, after: int | None = None, instance: str = "") -> Subscription:
         """Return the events from now on, or those after number ``after`` of ``instance``, from the ring.
 
-        Raises Aborted when some of those are not kept any more: the caller has to list before it subscribes again.
+        The first subscriber of this instance gets all events since its start as far as they are kept: it was cut off by the end of
+        the daemon before, and what recovery found must not pass it by. Raises Aborted when some of those after ``after`` are not
+        kept any more: the caller has to list before it subscribes again.
         """
-        self.watched = True
         missed: list[Event] = []
+        if after is None and not self._heard and self._ring and self._ring[0].sequence == 1:
+            after, instance = 0, self.instance
+        self._heard = True
         if after is not None:
             oldest = self._ring[0].sequence if self._ring else self._sequence + 1
             if instance != self.instance or not oldest - 1 <= after <= self._sequence:

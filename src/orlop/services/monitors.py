@@ -17,7 +17,7 @@ import msgspec
 
 from orlop.base import limits
 from orlop.base.errors import NotFound, OrlopError, Unavailable
-from orlop.base.ids import ContainerId, SandboxId
+from orlop.base.ids import ContainerId
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.monitor.client import Exited, MonitorClient, Oom
 from orlop.monitor.exit_record import ExitRecord, load_exit_record
@@ -25,7 +25,7 @@ from orlop.services.live import LivePod
 from orlop.services.node import Node
 from orlop.services.nri.events import container_ended
 from orlop.services.sandboxes.status import containers_of
-from orlop.specs.pod import EventType, Sandbox
+from orlop.specs.pod import EventType
 
 log = logging.getLogger(__name__)
 
@@ -166,20 +166,13 @@ def close_lost(node: Node, sandbox: SandboxRow) -> None:
 
 def publish(node: Node, kind: EventType, row: ContainerRow) -> None:
     """Publish a container's event with the statuses of its pod, as evented PLEG wants them."""
-    sandbox = None
-    if node.events.watched and node.pods.has_sandbox(row.sandbox_id):
-        sandbox = node.views.sandbox(node.pods.sandbox(row.sandbox_id))
-    _publish(node, kind, row.id, row.sandbox_id, sandbox)
+    known = node.pods.has_sandbox(row.sandbox_id)
+    sandbox = node.views.sandbox(node.pods.sandbox(row.sandbox_id)) if known else None
+    node.events.publish(kind, row.id, sandbox, containers_of(node, row.sandbox_id))
     if kind is EventType.STOPPED:
         container_ended(node, row)
 
 
 def publish_sandbox(node: Node, kind: EventType, row: SandboxRow) -> None:
     """Publish a sandbox's own event: its id stands in container_id, as containerd and CRI-O do."""
-    _publish(node, kind, row.id, row.id, node.views.sandbox(row) if node.events.watched else None)
-
-
-def _publish(node: Node, kind: EventType, subject: str, sandbox_id: SandboxId, sandbox: Sandbox | None) -> None:
-    # Statuses are worth nothing before anybody has listened: nobody can come back to an event that nobody saw.
-    containers = containers_of(node, sandbox_id) if node.events.watched else ()
-    node.events.publish(kind, subject, sandbox, containers)
+    node.events.publish(kind, row.id, node.views.sandbox(row), containers_of(node, row.id))

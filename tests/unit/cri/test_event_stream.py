@@ -42,6 +42,7 @@ def position_in(metadata):
 
 async def test_a_subscriber_knows_where_it_begins_and_an_unread_stream_ends_with_what_was_lost(served):
     hub, runtime = served
+    hub.subscribe().close()
     hub.publish(EventType.CREATED, "before", None, ())
     call = runtime.GetContainerEvents(pb.GetEventsRequest())
     assert position_in(await call.initial_metadata()) == f"{hub.instance}/1"

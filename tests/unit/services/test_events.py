@@ -21,6 +21,7 @@ async def take(subscription, count: int) -> list[tuple[int, str]]:
 
 async def test_every_subscriber_gets_every_event_in_order():
     hub = EventHub()
+    hub.subscribe().close()
     publish(hub, "before")
     streams = [hub.subscribe() for _ in range(2)]
     publish(hub, "c1", "c2")
@@ -62,20 +63,33 @@ async def test_who_comes_back_in_time_misses_nothing():
         assert await take(again, 3) == [(2, "missed 1"), (3, "missed 2"), (4, "new")]
 
 
-@pytest.mark.parametrize("case", ["too old", "from the future", "of another daemon", "before anybody listened"])
+@pytest.mark.parametrize("case", ["too old", "from the future", "of another daemon"])
 async def test_who_comes_back_too_late_is_told(case):
     hub = EventHub()
-    publish(hub, "unheard")
     after, instance = 1, hub.instance
-    if case != "before anybody listened":
-        hub.subscribe().close()
-        for number in range(RING_EVENTS + 2):
-            publish(hub, str(number))
-    else:
-        after = 0
+    for number in range(RING_EVENTS + 3):
+        publish(hub, str(number))
     if case == "from the future":
         after = RING_EVENTS + 4
     if case == "of another daemon":
         after, instance = RING_EVENTS, "0" * 16
     with pytest.raises(Aborted, match="not kept"):
         hub.subscribe(after=after, instance=instance)
+
+
+async def test_the_first_subscriber_after_a_start_hears_what_recovery_found_and_later_ones_do_not():
+    hub = EventHub()
+    publish(hub, "ended while the daemon was away", "ended since")
+    with hub.subscribe() as first:
+        assert first.after == 0
+        assert await take(first, 2) == [(1, "ended while the daemon was away"), (2, "ended since")]
+    with hub.subscribe() as second:
+        assert second.after == 2
+
+
+async def test_a_first_subscriber_who_comes_too_late_for_that_begins_now():
+    hub = EventHub()
+    for number in range(RING_EVENTS + 1):
+        publish(hub, str(number))
+    with hub.subscribe() as first:
+        assert first.after == RING_EVENTS + 1
