@@ -19,6 +19,7 @@ from orlop.specs.ulimit import INFINITY, NAMES, parse_ulimits, ulimit_name
 
 DOMAIN: Final = "orlop.dev"
 LOG_RATE_MIN: Final = 1024
+LOG_RATE_MAX: Final = 1 << 40
 ROOTFS_BYTES_MIN: Final = 64 << 10
 """The directories of an empty layer take that much."""
 DEFAULT_CDI_DIRS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
@@ -135,8 +136,8 @@ def parse_rootfs_size(text: str) -> int:
 def parse_log_rate(text: str) -> int:
     """Return bytes a second of ``64Ki``. Raises ValueError with the reason."""
     rate = parse_bytes(text)
-    if rate < LOG_RATE_MIN:
-        raise ValueError(f"{text!r} is less than {LOG_RATE_MIN} bytes a second")
+    if not LOG_RATE_MIN <= rate <= LOG_RATE_MAX:
+        raise ValueError(f"{text!r} is not between {LOG_RATE_MIN} and {LOG_RATE_MAX} bytes a second")
     return rate
 
 

@@ -98,4 +98,5 @@ def _info(node: Node, network: NetworkStatus) -> dict[str, object]:
         "events": node.events.statistics(),
         "tasks": node.supervisor.statistics(),
         "nri": {"plugins": node.nri.names()},
+        "cdi": node.cdi.describe(),
     }

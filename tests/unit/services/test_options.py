@@ -75,7 +75,7 @@ def test_log_rates() -> None:
     assert log_rate_of(container(), pod(log_rate_web="2k"), Options(log_rate=5000)) == 2000
     with pytest.raises(FailedPrecondition, match=r"annotations\[orlop.dev/log-rate\]: 64Ki is above the node's 5000"):
         log_rate_of(container(), pod(log_rate="64Ki"), Options(log_rate=5000))
-    for text in ("0", "1000", "fast"):
+    for text in ("0", "1000", "2Ti", "fast"):
         with pytest.raises(InvalidArgument, match=r"annotations\[orlop.dev/log-rate\]"):
             log_rate_of(container(), pod(log_rate=text), Options())
 

@@ -78,6 +78,23 @@ class CdiCatalog:
         by_directory = [self._read(directory) for directory in self._directories]
         return tuple(self._device(name, by_directory) for name in dict.fromkeys(names))
 
+    def describe(self) -> dict[str, list[str]]:
+        """Return what an operator wants to see: the directories, the devices that can be asked for, and what is wrong with documents."""
+        devices: set[str] = set()
+        errors: list[str] = []
+        for directory in self._directories:
+            try:
+                files = self._read(directory)
+            except (OrlopError, OSError) as error:
+                errors.append(str(error))
+                continue
+            for file in files.values():
+                if file.spec is None:
+                    errors.append(file.error)
+                else:
+                    devices.update(f"{file.spec.kind}={each.name}" for each in file.spec.devices)
+        return {"specDirs": [*map(str, self._directories)], "devices": sorted(devices), "errors": errors}
+
     def _device(self, name: str, by_directory: list[dict[Path, _File]]) -> Found:
         kind, _, wanted = name.partition("=")
         for files in reversed(by_directory):

@@ -123,6 +123,17 @@ def test_a_wrong_document_spoils_only_itself_and_is_named(tmp_path: Path) -> Non
         assert part in str(caught.value)
 
 
+def test_what_an_operator_sees(tmp_path: Path) -> None:
+    write(tmp_path, "good.json", "a", "b")
+    (tmp_path / "bad.yaml").write_text("kind: [")
+    shown = CdiCatalog((tmp_path, tmp_path / "missing")).describe()
+    assert shown["specDirs"] == [str(tmp_path), str(tmp_path / "missing")]
+    assert shown["devices"] == ["v.com/d=a", "v.com/d=b"]
+    (error,) = shown["errors"]
+    assert error.startswith(f"{tmp_path}/bad.yaml: not valid YAML")
+    assert CdiCatalog(()).describe() == {"specDirs": [], "devices": [], "errors": []}
+
+
 def test_limits_and_off(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="CDI is off on this node: runtime.cdi_spec_dirs is empty"):
         CdiCatalog(()).find(["v.com/d=a"])
