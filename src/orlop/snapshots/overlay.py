@@ -1,6 +1,7 @@
 """A container's root: overlayfs over the layers of its image, as a detached mount that is nowhere in the host's tree.
 
     containers/<id>/{upper,work}     the writable layer; made by prepare, thrown away by remove
+    containers/<id>/volumes/<n>      volumes of the container's own; made by make_volume, thrown away with it
 
 The returned fd is the mount: it goes to the monitor, and when the last holder closes it the mount is gone. So a crash
 leaves directories, which ``remove_orphans`` finds, and never a mount. Owns the writable layers and the overlay's
@@ -130,6 +131,17 @@ class OverlaySnapshots:
 
     def _below(self, directory: str, layers: Sequence[Path]) -> list[Path]:
         return [Path(directory) / layer.relative_to(self._paths.root) for layer in layers]
+
+    def make_volume(self, container_id: ContainerId, number: int) -> Path:
+        """Make an empty directory beside a container's writable layer, which goes when that goes. Raises ResourceExhausted, Internal."""
+        made = self._paths.containers / container_id / "volumes" / str(number)
+        try:
+            made.parent.mkdir(mode=0o700, exist_ok=True)
+            made.mkdir()
+            made.chmod(0o755)  # what the umask took away; an image's directory brings its own mode
+        except OSError as error:
+            raise _failure(error, f"container {container_id}: cannot make a volume") from error
+        return made
 
     def remove(self, container_id: ContainerId) -> None:
         """Throw a container's writable layer away; one that is not there is removed already."""

@@ -21,6 +21,7 @@ from orlop.base.rollback import Rollback
 from orlop.base.stages import Stages
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.monitor.client import MonitorError
+from orlop.services.containers.anonymousvolumes import with_anonymous_volumes
 from orlop.services.containers.imagevolumes import find_image_volumes
 from orlop.services.containers.launch import Launch, plan_container
 from orlop.services.containers.log import open_log, resolve_log_path
@@ -34,14 +35,15 @@ from orlop.services.options import rootfs_bytes_of
 from orlop.services.refusals import refusing
 from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
 
-ROW, SNAPSHOT, CGROUP, LAUNCH, CREATED = (
+ROW, SNAPSHOT, VOLUMES, CGROUP, LAUNCH, CREATED = (
     "container.create.row",
     "container.create.snapshot",
+    "container.create.volumes",
     "container.create.cgroup",
     "container.create.launch",
     "container.create.created",
 )
-faults.declare(ROW, SNAPSHOT, CGROUP, LAUNCH, CREATED)
+faults.declare(ROW, SNAPSHOT, VOLUMES, CGROUP, LAUNCH, CREATED)
 
 
 def container_name(sandbox: SandboxRow, config: ContainerConfig) -> str:
@@ -117,7 +119,10 @@ async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerC
 
             undo.push("nri", lambda: container_withdrawn(node, sandbox, row))
             undo.push("handler", lambda: handler.discard(node, row))
-            launch: Launch = await plan_container(node, pod, sandbox, row, image, volumes, handler, rootfs, fds)
+            launched = await with_anonymous_volumes(node.snapshots, row, image, rootfs)
+            faults.reach(VOLUMES)
+
+            launch: Launch = await plan_container(node, pod, sandbox, launched, image, volumes, handler, rootfs, fds)
             cgroup = launch.cgroup
             undo.push("cgroup", lambda: discard_cgroup(node, cgroup.path))
             fds += sorted({*cgroup.join_fds, cgroup.clone_fd, cgroup.kill_fd, cgroup.oom_fd} - {-1})
