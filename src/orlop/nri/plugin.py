@@ -180,6 +180,8 @@ class Plugin:
         if not self.wants(call) or self.closed:
             return None
         async with self._turn:
+            if self.closed:  # over another call, while this one waited for its turn
+                return None
             try:
                 return await self._ask(call, request)
             except (Unavailable, DeadlineExceeded, Internal) as error:
