@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 
@@ -100,6 +101,24 @@ def test_beyond_the_bound_the_oldest_gives_its_fds_back(hierarchy):
             assert fds() <= before + 2
     meters.close()
     assert fds() == before
+
+
+def test_without_fds_the_others_give_theirs_back(hierarchy):
+    meters = Meters([Source(hierarchy=hierarchy, file=FILE)])
+    for path in (TOP, f"{TOP}-2"):
+        hierarchy.mkdir(path)
+    meters.read(TOP, 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The next fd would be the first free one: forbid all from there on.
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        assert meters.read(f"{TOP}-2", 1) == [""]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(meters) == 1
+    meters.close()
 
 
 def test_everything_that_this_host_counts_is_counted(v1: V1Driver, start: Start) -> None:

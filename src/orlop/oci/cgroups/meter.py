@@ -24,6 +24,7 @@ PAGE: Final = 4096
 FDS_SHARE: Final = 4
 """A quarter of the fds that this process may have is for meters."""
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
+_NO_FDS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,11 @@ class Meters:
             if opened.fds[number] >= 0:
                 os.close(opened.fds[number])
             opened.fds[number] = MISSING
+            return self.read(path, count)
+        if error.errno in _NO_FDS and len(self._open) > 1:
+            # What stays open is for speed only: pods that are being made need the fds more.
+            for other in [each for each in self._open if each != path]:
+                self.forget(other)
             return self.read(path, count)
         if error.errno not in _GONE:
             raise OSError(error.errno, error.strerror, source.hierarchy.full_path(path, source.file)) from None
