@@ -511,6 +511,27 @@ def test_connections_that_come_and_go_leave_nothing_in_the_daemon(orlopd, socket
     wait_for(lambda: open_files() <= before, "files of plugins that are gone are still open")
 
 
+STEPS = ("container.create.plugins", "container.create.cgroup", "container.create.launch")
+
+
+def test_whatever_fails_after_they_agreed_plugins_are_told(registry):
+    daemon = Orlopd(registry.certs_d, name="nri7")
+    daemon.environment["ORLOP_FAULTS"] = ",".join(f"{name}=fail" for name in ("sandbox.run.plugins", *STEPS))
+    with daemon, Client(daemon.address) as client, Plugin(daemon.state / "nri.sock") as plugin:
+        pull(client, BUSYBOX)
+        events = plugin.handlers.events
+        refused(lambda: new_pod(client, daemon))
+        assert [name for name, _ in events] == ["RunPodSandbox", "StopPodSandbox", "RemovePodSandbox"]
+        pod = new_pod(client, daemon)
+        for number, step in enumerate(STEPS):
+            del events[:]
+            answer = refused(lambda number=number: pod.create(container_config(f"c{number}")))
+            assert step in answer
+            assert [name for name, _ in events] == ["CreateContainer", "StopContainer", "RemoveContainer"], step
+            assert len({request.container.id for _, request in events}) == 1
+        pod.remove()
+
+
 RULES = """
 [nri.default_validator]
 enable = true

@@ -89,7 +89,7 @@ class Plugins:
         self.exits: dict[str, asyncio.Task[None]] = {}
         """Containers whose end plugins are being told."""
         self.begun: set[str] = set()
-        """Containers that plugins were asked about and that are not created yet."""
+        """Pods and containers that plugins were told of and that are not made yet."""
 
     @property
     def active(self) -> bool:

@@ -44,16 +44,20 @@ log = logging.getLogger(__name__)
 
 
 async def sandbox_runs(node: Node, row: SandboxRow) -> None:
-    """RunPodSandbox. Raises PluginFailed; then all plugins have been told that the sandbox is gone."""
-    if not node.nri.active:
+    """RunPodSandbox. Raises PluginFailed. Whatever fails from here on, the caller tells ``sandbox_withdrawn``."""
+    if node.nri.active:
+        node.nri.begun.add(row.id)
+        await node.nri.tell(calls.RUN_POD, nri.RunPodSandboxRequest(pod=pod_message(row)))
+
+
+async def sandbox_withdrawn(node: Node, row: SandboxRow) -> None:
+    """The sandbox is not made after plugins were told of it: they may let go of what they keep for it."""
+    if row.id not in node.nri.begun:
         return
+    node.nri.begun.discard(row.id)
     pod = pod_message(row)
-    try:
-        await node.nri.tell(calls.RUN_POD, nri.RunPodSandboxRequest(pod=pod))
-    except BaseException:
-        await node.nri.tell_all(calls.STOP_POD, nri.StopPodSandboxRequest(pod=pod))
-        await node.nri.tell_all(calls.REMOVE_POD, nri.RemovePodSandboxRequest(pod=pod))
-        raise
+    await node.nri.tell_all(calls.STOP_POD, nri.StopPodSandboxRequest(pod=pod))
+    await node.nri.tell_all(calls.REMOVE_POD, nri.RemovePodSandboxRequest(pod=pod))
 
 
 async def sandbox_updates(

@@ -30,7 +30,7 @@ from orlop.oci.compile import compile_pod
 from orlop.services.live import LivePod
 from orlop.services.monitors import end_monitor, publish_sandbox, watch_monitor
 from orlop.services.node import Node
-from orlop.services.nri.events import sandbox_runs
+from orlop.services.nri.events import sandbox_runs, sandbox_withdrawn
 from orlop.services.refusals import refusing
 from orlop.services.sandboxes.files import write_pod_files
 from orlop.services.sandboxes.shm import make_shm
@@ -193,11 +193,14 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_
         faults.reach(NETWORK)
         stages.mark("network")
 
+        agreed = row
+        undo.push("plugins", lambda: sandbox_withdrawn(node, agreed))
         async with node.nri.operation():
             await sandbox_runs(node, row)
             faults.reach(PLUGINS)
             row = msgspec.structs.replace(row, ready_at=time.time_ns(), timings=stages.milliseconds)
             node.pods.put_sandbox(row)
+        node.nri.begun.discard(row.id)
         undo.commit()
         faults.reach(READY)
     for kind in (EventType.CREATED, EventType.STARTED):
