@@ -16,6 +16,7 @@ from typing import Final
 
 from orlop.kernel.mountinfo import device_of
 from orlop.kernel.procfs import Descriptors, open_descriptors
+from orlop.kernel.sysblock import block_device
 from orlop.metadata.pods import ContainerRow, SandboxRow
 from orlop.network.stats import InterfaceCounters, read_counters
 from orlop.oci.cgroups.stats import CgroupMetrics, DeviceCount, Group
@@ -280,7 +281,7 @@ def _device_io(figures: CgroupMetrics, disk: _Disk) -> Iterator[Sample]:
     """By device; a container that has not touched any has a zero for that of its writable layer, so a rate is always there."""
     amounts, requests = _by_device(figures.io_bytes), _by_device(figures.io_requests)
     for number in {**amounts, **requests} or {disk.number: {}}:
-        name = disk.name if number == disk.number else f"/dev/block/{number}"
+        name = disk.name if number == disk.number else block_device(number)
         own = (name,)
         for operation, total_bytes, total in IO_METRICS:
             yield total_bytes, own, amounts.get(number, {}).get(operation, 0), 0
