@@ -1,6 +1,7 @@
 /*
- * attach.c: clients that watch a container's output and feed its stdin. A client that does not read is cut off when its socket's buffer is full:
- * the container never waits for it. A container that does not read its stdin is waited for: its client is not read meanwhile.
+ * attach.c: clients that watch a container's output and feed its stdin. The container never waits for a client: what one has not taken is kept for
+ * it (backlog.c), also beyond the container's end; who falls too far behind is cut off, and told so behind what it still got. A container that does
+ * not read its stdin is waited for: its client is not read meanwhile.
  */
 #include "monitor.h"
 
@@ -10,7 +11,22 @@
 
 #define ATTACH_MAX 64
 #define ATTACH_BUFFER (256 << 10)
-#define PACKET_DATA 8192
+#define DRAIN_PACKETS 64
+
+static const char cut_off[] = "\003this client reads more slowly than the container writes, and was cut off; the log has everything";
+
+/* What epoll is to tell of a client. One whose stdin waits for the container is not read, and without anything else to wait for even its hang-up is not told. */
+static void rethink(struct attach *a) {
+    uint32_t events = (a->container && !a->stdin_done && !a->waiting ? (uint32_t)EPOLLIN : 0) | (a->block || a->cut ? (uint32_t)EPOLLOUT : 0);
+    int mute_it = a->waiting && !events;
+    if (mute_it && !a->muted)
+        mute(&a->source);
+    else if (!mute_it && a->muted)
+        unmute(&a->source, events);
+    else if (!mute_it)
+        rewatch(&a->source, events);
+    a->muted = mute_it;
+}
 
 /* Returns the client's end, or -1 with errno. */
 int add_attach(struct container *k, uint32_t flags) {
@@ -26,40 +42,128 @@ int add_attach(struct container *k, uint32_t flags) {
         free(a);
         return -1;
     }
-    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer); /* the kernel may grant less: then the client is cut off earlier */
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer); /* the kernel may grant less: then more is kept here */
     a->container = k, a->flags = flags, a->next = k->attached;
     k->attached = a;
     watch(&a->source, SOURCE_ATTACH, ends[0], a, EPOLLIN);
     return ends[1];
 }
 
-void drop_attach(struct attach *a) {
+static void unlink_from(struct attach **at, const struct attach *a) {
+    for (; *at; at = &(*at)->next)
+        if (*at == a) {
+            *at = a->next;
+            return;
+        }
+}
+
+static void drop_attach(struct attach *a) {
     unwatch(&a->source);
     free(a->waiting);
     a->waiting = NULL;
-    for (struct attach **at = &a->container->attached; *at; at = &(*at)->next)
-        if (*at == a) {
-            *at = a->next;
-            break;
-        }
+    backlog_leave(a);
+    unlink_from(a->container ? &a->container->attached : &pod.leaving, a);
     a->next = pod.attach_graveyard;
     pod.attach_graveyard = a;
 }
 
+/* The container has ended. A client that is not behind sees its end at once, another one when it has taken the rest. */
+void part_attach(struct attach *a) {
+    int count = 0;
+    for (struct attach *each = pod.leaving; each; each = each->next)
+        count++;
+    if ((!a->block && !a->cut) || count == ATTACH_MAX) {
+        drop_attach(a);
+        return;
+    }
+    unlink_from(&a->container->attached, a);
+    a->container = NULL;
+    free(a->waiting);
+    a->waiting = NULL;
+    a->next = pod.leaving;
+    pod.leaving = a;
+    rethink(a);
+}
+
+/* Too far behind: it gets what is in its socket already, and then the reason. */
+void cut_attach(struct attach *a) {
+    backlog_leave(a);
+    a->cut = 1;
+    rethink(a);
+}
+
+/* Nobody is there to read any more; what it said before may still wait to be read by us. */
+static void stop_output(struct attach *a) {
+    backlog_leave(a);
+    a->cut = 0;
+    a->flags &= ~(uint32_t)(ATTACH_STDOUT | ATTACH_STDERR);
+    if (a->container)
+        rethink(a);
+    else
+        drop_attach(a);
+}
+
+static int wants(const struct attach *a, int stream) { return !!(a->flags & (stream == STREAM_STDERR ? ATTACH_STDERR : ATTACH_STDOUT)); }
+
+static int send_packet(const struct attach *a, const char *head, size_t head_length, const char *data, size_t length) {
+    struct iovec iov[2] = {{(void *)(uintptr_t)head, head_length}, {(void *)(uintptr_t)data, length}};
+    struct msghdr header = {.msg_iov = iov, .msg_iovlen = 2};
+    return sendmsg(a->source.fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
+static int is_full(void) { return errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM; }
+
+/* One read of the container's output, for all who asked for it. */
 void fan_out(struct container *k, int stream, const char *data, size_t length) {
+    const char tag = (char)stream;
+    int behind = 0;
     for (struct attach *a = k->attached, *next; a; a = next) {
         next = a->next;
-        if (!(a->flags & (stream == STREAM_STDERR ? ATTACH_STDERR : ATTACH_STDOUT)))
+        if (!wants(a, stream) || a->cut)
             continue;
-        for (size_t at = 0; at < length; at += PACKET_DATA) {
-            char tag = (char)stream;
-            size_t n = length - at < PACKET_DATA ? length - at : PACKET_DATA;
-            struct iovec iov[2] = {{&tag, 1}, {(void *)(uintptr_t)(data + at), n}};
-            struct msghdr header = {.msg_iov = iov, .msg_iovlen = 2};
-            if (sendmsg(a->source.fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        if (!a->block && send_packet(a, &tag, 1, data, length)) {
+            if (is_full())
+                a->late = 1;
+            else
+                stop_output(a);
+        }
+        behind |= a->late || a->block;
+    }
+    if (!behind)
+        return;
+    int kept = backlog_keep(k, &tag, 1, data, length) == 0;
+    for (struct attach *a = k->attached; a; a = a->next) {
+        if (!kept && (a->late || a->block))
+            cut_attach(a);
+        else if (a->late)
+            backlog_join(a, 1 + length), rethink(a);
+        a->late = 0;
+    }
+}
+
+/* There is room again. */
+static void attach_writable(struct attach *a) {
+    if (a->cut) {
+        if (send_packet(a, cut_off, sizeof cut_off - 1, NULL, 0) == 0 || !is_full())
+            drop_attach(a);
+        return;
+    }
+    const char *packet = NULL;
+    uint32_t size;
+    for (int i = 0; i < DRAIN_PACKETS && a->block; i++) {
+        if (!(packet = backlog_next(a, &size))) {
+            if (!a->container) {
                 drop_attach(a);
-                break;
+                return;
             }
+            backlog_leave(a);
+            rethink(a);
+        } else if (wants(a, *packet) && send_packet(a, packet, size, NULL, 0)) {
+            if (!is_full())
+                stop_output(a);
+            return;
+        } else {
+            backlog_pass(a, size);
         }
     }
 }
@@ -83,11 +187,18 @@ void push_input(struct attach *a) {
     free(a->waiting);
     a->waiting = NULL;
     a->waiting_at = a->waiting_length = 0;
-    unmute(&a->source, EPOLLIN);
+    rethink(a);
 }
 
-void attach_readable(struct attach *a, uint32_t events) {
+void attach_ready(struct attach *a, uint32_t events) {
+    const int gone = !!(events & (EPOLLHUP | EPOLLERR));
     struct container *k = a->container;
+    if (gone && (a->block || a->cut || !k))
+        stop_output(a);
+    else if (events & EPOLLOUT)
+        attach_writable(a);
+    if (a->source.fd < 0 || !k || a->waiting || !(events & ~(uint32_t)EPOLLOUT))
+        return;
     struct iovec iov = {chunk, sizeof chunk};
     struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n = a->stdin_done ? 0 : recvmsg(a->source.fd, &header, MSG_DONTWAIT);
@@ -101,7 +212,7 @@ void attach_readable(struct attach *a, uint32_t events) {
         if (n == 0 && !a->stdin_done && !(events & EPOLLHUP)) {
             /* shutdown(SHUT_WR): no more stdin, but the output is still wanted. Its close comes as EPOLLHUP, which needs no subscription. */
             a->stdin_done = 1;
-            rewatch(&a->source, 0);
+            rethink(a);
         } else {
             drop_attach(a);
         }
@@ -119,6 +230,6 @@ void attach_readable(struct attach *a, uint32_t events) {
     }
     memcpy(a->waiting, chunk + ((size_t)n - rest), rest);
     a->waiting_length = rest, a->waiting_at = 0;
-    mute(&a->source);
+    rethink(a);
     push_input(a);
 }

@@ -99,7 +99,7 @@ static void dispatch(struct source *source, uint32_t events) {
         oom_readable(k);
         break;
     case SOURCE_ATTACH:
-        attach_readable(source->owner, events);
+        attach_ready(source->owner, events);
         break;
     }
 }

@@ -3,7 +3,7 @@
  *
  *   monitor.c   start, loop, deadlines       control.c  connections and requests      container.c  a container's life, from launch to exit record
  *   stdio.c     pipes, pty, stdin            attach.c   clients of a container         oom.c        the kernel's word about memory
- *   foreign.c   containers that a program of another runtime makes
+ *   backlog.c   output for clients that are behind                                      foreign.c  containers that a program of another runtime makes
  *   (know nothing of this header: message.c crilog.c exitrec.c killtree.c, and the executor behind launch.h)
  *
  * What is freed while events of the same epoll batch may still point at it goes to a graveyard and is freed after the batch: a source with
@@ -24,11 +24,12 @@
 #define KEPT_MAX 16
 #define STRAYS 256
 #define CHUNK (64u << 10)
+#define BACKLOG_MAX (64u << 20) /* base/limits.py: ATTACH_BACKLOG_BYTES */
 
 enum { CREATE_TTY = 1, CREATE_STDIN = 2, CREATE_STDIN_ONCE = 4, CREATE_V2 = 8, CREATE_KILL_BY_CGROUP = 16 };
 enum { EXEC_TTY = 1, EXEC_KILL_ON_DISCONNECT = 2, EXEC_V2 = 8, EXEC_STARTS = 16, EXEC_HOLD = 32 };
 enum { ATTACH_STDIN = 1, ATTACH_STDOUT = 2, ATTACH_STDERR = 4 };
-enum { STREAM_STDOUT = 1, STREAM_STDERR = 2 };
+enum { STREAM_STDOUT = 1, STREAM_STDERR = 2, STREAM_CUT_OFF = 3 };
 
 /* What an epoll event points at. */
 enum source_kind { SOURCE_LISTENER, SOURCE_CONNECTION, SOURCE_SIGNAL, SOURCE_STATUS, SOURCE_STDOUT, SOURCE_STDERR, SOURCE_STDIN, SOURCE_OOM, SOURCE_ATTACH };
@@ -47,9 +48,11 @@ struct connection {
 struct attach {
     struct source source;
     struct attach *next;
-    struct container *container;
+    struct container *container; /* NULL: it has ended, and this client still has output to come */
     uint32_t flags;
-    int stdin_done;
+    int stdin_done, muted, late, cut; /* late: what is written just now did not fit; cut: it is to be told so, and that is all */
+    struct block *block;              /* what it has not taken yet begins here (backlog.c); NULL: it is not behind */
+    uint32_t block_at;
     char *waiting; /* stdin that the container has not taken yet; while there is some the client is not read */
     size_t waiting_length, waiting_at;
 };
@@ -76,6 +79,7 @@ struct container {
     struct source status, out, err, in, oom_event;
     struct crilog log;
     struct attach *attached;
+    struct block *tail;            /* of the output that some of them have not taken yet */
     struct connection *asker;      /* who waits for the outcome of create, start, exec or remove */
     uint32_t asker_seq;
     struct connection *runner;     /* exec: whose end it shares */
@@ -95,7 +99,8 @@ struct pod {
     struct source listener, signals;
     struct connection *connections;
     struct container *containers, *graveyard;
-    struct attach *attach_graveyard;
+    struct attach *leaving, *attach_graveyard; /* leaving: clients of containers that have ended */
+    size_t backlog;                /* bytes that are kept for clients which are behind */
     struct stray {
         pid_t pid;
         int status;
@@ -165,10 +170,19 @@ void close_stdio(struct container *k);
 
 /* attach.c */
 int add_attach(struct container *k, uint32_t flags);
-void attach_readable(struct attach *a, uint32_t events);
+void attach_ready(struct attach *a, uint32_t events);
 void fan_out(struct container *k, int stream, const char *data, size_t length);
 void push_input(struct attach *a);
-void drop_attach(struct attach *a);
+void part_attach(struct attach *a);
+void cut_attach(struct attach *a);
+
+/* backlog.c */
+int backlog_keep(struct container *k, const char *head, size_t head_length, const char *data, size_t length);
+void backlog_join(struct attach *a, size_t size); /* from the record of this size on that was kept last */
+const char *backlog_next(struct attach *a, uint32_t *size); /* NULL: it has caught up */
+void backlog_pass(struct attach *a, uint32_t size);
+void backlog_leave(struct attach *a);
+void backlog_end(struct container *k); /* its clients keep what they need */
 
 /* oom.c */
 void watch_oom(struct container *k);

@@ -130,5 +130,6 @@ void input_writable(struct container *k) {
 void close_stdio(struct container *k) {
     unwatch(&k->out), unwatch(&k->err), unwatch(&k->in);
     while (k->attached)
-        drop_attach(k->attached);
+        part_attach(k->attached);
+    backlog_end(k);
 }

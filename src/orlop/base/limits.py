@@ -53,8 +53,10 @@ ANNOTATION_BYTES: Final = 4 * MIB
 EXEC_SYNC_OUTPUT_BYTES: Final = 16 * MIB
 EXEC_PLANS_KEPT: Final = 4
 """Compiled exec plans kept a pod, some 10 kB each: one for each probe that repeats."""
-ATTACH_KEPT_BYTES: Final = 64 * MIB
-"""Output kept for an attached client that reads more slowly than the container writes."""
+ATTACH_KEPT_BYTES: Final = 1 * MIB
+"""Output that the daemon keeps for an attached client which reads more slowly than the container writes."""
+ATTACH_BACKLOG_BYTES: Final = 64 * MIB
+"""Output that a pod's monitor keeps for all such clients together; then the one farthest behind is let go (BACKLOG_MAX in C)."""
 MEMORY_LIMIT_MIN_BYTES: Final = 512 * KIB
 """The launching child itself is charged to the container before its exec; with less it is killed at once."""
 ID_MAPPINGS: Final = 340

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from orlop.base.errors import InvalidArgument, OrlopError
+from orlop.base.errors import InvalidArgument, OrlopError, Unavailable
 from orlop.cri.interceptors import finish
 from orlop.cri.listener import Service
 from orlop.registry.credentials import Credentials
@@ -98,6 +98,11 @@ class NodeService(Service):
                 await finish(self._node.supervisor, "start", start_container(self._node, start.container_id))
             async for stream, data in session.output():
                 yield pb.AttachOutput(stderr=data) if stream == STDERR else pb.AttachOutput(stdout=data)
+            if session.fell_behind:
+                raise Unavailable(
+                    f"container {start.container_id}: attach: this client reads more slowly than the container writes, "
+                    "and was let go; the log has everything"
+                )
             container = await wait_container(self._node, start.container_id)
             yield pb.AttachOutput(exited=True, exit_code=container.exit_code)
         finally:

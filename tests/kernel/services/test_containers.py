@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orlop.base.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, NotFound
+from orlop.services.containers.attach import attach_container
 from orlop.services.containers.create import create_container
 from orlop.services.containers.log import reopen_container_log
 from orlop.services.containers.remove import remove_container
@@ -257,3 +258,21 @@ async def test_a_command_that_is_not_there_fails_the_start(pod: Pod) -> None:
     assert (status.state, status.exit_code) == (ContainerState.EXITED, 127)
     with pytest.raises(FailedPrecondition):
         await start_container(pod.node, container)
+
+
+async def test_an_attached_caller_loses_nothing_of_a_burst(pod: Pod) -> None:
+    """50 MB at once, taken in small bites: neither the container nor anything on the way drops a byte."""
+    script = "dd if=/dev/zero bs=1M count=50 2>/dev/null; echo end"
+    container_id = await pod.create("/bin/sh", "-c", script)
+    session = await attach_container(pod.node, container_id, stdin=False)
+    await start_container(pod.node, container_id)
+    assert await pod.ended(container_id) == 0
+    received, last = 0, b""
+    async for stream, data in session.output():
+        assert stream == 1
+        received, last = received + len(data), data
+        await asyncio.sleep(0)
+    assert received == (50 << 20) + 4
+    assert last.endswith(b"end\n")
+    assert not session.fell_behind
+    session.close()

@@ -1,7 +1,8 @@
-"""Connect a caller to a container's own streams. The container never waits for the caller. Test: tests/kernel/services/test_attach.py.
+"""Connect a caller to a container's own streams. The container never waits for the caller. Test: tests/unit/services/containers/test_attach.py.
 
 Input and output are two connections: the end of input is then the end of a connection, behind all that was sent, and no output is
-lost with it. The monitor cuts off a reader whose buffer is full, so the output is read as fast as it comes and kept here.
+lost with it. Little is kept here for a caller that is behind: above ATTACH_KEPT_BYTES the monitor is not read, and keeps the rest
+(ATTACH_BACKLOG_BYTES a pod); who falls farther behind is let go, and told so behind all that was kept for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from orlop.services.node import Node
 INPUT_BYTES = 8192
 """The monitor takes this much in one packet."""
 PACKET_BYTES = 64 * limits.KIB
+CUT_OFF = 3
+"""The stream number of the monitor's last packet to a reader that it lets go."""
 
 
 class AttachSession:
@@ -27,6 +30,7 @@ class AttachSession:
         self._entry = entry
         self._chunks: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._kept = 0
+        self._waits = False
         self.fell_behind = False
         """The output has ended because this caller did not read it fast enough, not because the container has ended."""
         if entry is not None:
@@ -38,19 +42,21 @@ class AttachSession:
             self._chunks.put_nowait(None)
 
     def _read(self, output: socket.socket) -> None:
-        while True:
+        while self._kept <= limits.ATTACH_KEPT_BYTES:
             try:
                 packet = output.recv(PACKET_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 packet = b""
-            if not packet or self._kept > limits.ATTACH_KEPT_BYTES:
+            if not packet or packet[0] == CUT_OFF:
                 self.fell_behind = bool(packet)
                 self._end_output()
                 return
             self._kept += len(packet)
             self._chunks.put_nowait((packet[0], packet[1:]))
+        asyncio.get_running_loop().remove_reader(output.fileno())
+        self._waits = True
 
     def _end_output(self) -> None:
         if self._output is not None:
@@ -63,6 +69,9 @@ class AttachSession:
         """Yield (stream, bytes) with stream 1 or 2 until the container has ended or this caller fell too far behind."""
         while (chunk := await self._chunks.get()) is not None:
             self._kept -= len(chunk[1]) + 1
+            if self._waits and self._output is not None and self._kept <= limits.ATTACH_KEPT_BYTES // 2:
+                self._waits = False
+                asyncio.get_running_loop().add_reader(self._output.fileno(), self._read, self._output)
             yield chunk
 
     async def send(self, data: bytes) -> None:
