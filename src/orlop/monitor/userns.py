@@ -16,7 +16,7 @@ from typing import Final
 from orlop.base.errors import FailedPrecondition, InvalidArgument
 
 KEPT: Final = 64
-_HOLDER_SECONDS: Final = 5.0
+_HOLDER_SECONDS: Final = 15.0
 _DEFAULT_SIGNALS: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 Mapping = tuple[tuple[int, int, int], ...]

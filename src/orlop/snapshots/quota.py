@@ -30,9 +30,16 @@ class ProjectQuotas:
     def __init__(self, paths: RootPaths) -> None:
         self._paths = paths
         self._last = 0
+        self._possible: bool | None = None
+        """As it was seen first: a file system begins to count only when it is mounted anew."""
 
     def missing(self) -> str:
         """Return why limits are not possible here; empty: they are."""
+        reason = self._missing()
+        self._possible = not reason
+        return reason
+
+    def _missing(self) -> str:
         with _opened(self._paths.containers) as fd:
             try:
                 counted, enforced = quotactl.project_quota_state(fd)
@@ -57,7 +64,9 @@ class ProjectQuotas:
 
     def release(self, home: Path) -> None:
         """Take a limit away before its directory is thrown away: the id may come again."""
-        if not self._last and self.missing():
+        if self._possible is None:
+            self.missing()
+        if not self._possible:
             return
         try:
             with _opened(home) as fd:
