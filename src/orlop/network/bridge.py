@@ -32,7 +32,7 @@ from orlop.base.supervise import Supervisor
 from orlop.kernel import netlink, sysctl
 from orlop.kernel.netlink import Interface, NetlinkError, Network
 from orlop.network.attachment import INTERFACE, Attachment, AttachRequest, NetworkStatus, Route
-from orlop.network.hostports import HostPorts, elements_of
+from orlop.network.hostports import HostPorts, elements_of, refuse_listened
 from orlop.network.ipam import AddressPool
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,9 @@ class BridgeNetwork:
         # Before anything is made, for the families that a pod gets; ``add`` checks again with the addresses it has.
         placeholders = [each.ip for each in self._gateways]
         for mapping in request.port_mappings:
-            ports.check_free(request.sandbox_id, elements_of(request.sandbox_id, mapping, placeholders))
+            wanted = elements_of(request.sandbox_id, mapping, placeholders)
+            ports.check_free(request.sandbox_id, wanted)
+            refuse_listened(request.sandbox_id, wanted)
         try:
             return self._attach(host, pool, ports, request.netlink, request)
         except BaseException as error:

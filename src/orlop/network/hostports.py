@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from orlop.base.errors import FailedPrecondition, Internal, InvalidArgument
-from orlop.kernel import conntrack, nftables
+from orlop.kernel import conntrack, listeners, nftables
 from orlop.kernel.netlink import NetlinkError, Network
 from orlop.kernel.nftables import Element, NftError
 from orlop.network.attachment import IpAddress as Address
@@ -119,6 +119,21 @@ def _spoken(element: Element) -> str:
         return f"{name} {port}"
     address = ipaddress.ip_address(host)
     return f"{name} [{address}]:{port}" if address.version == 6 else f"{name} {address}:{port}"
+
+
+def refuse_listened(sandbox_id: str, elements: Iterable[Element]) -> None:
+    """Raise FailedPrecondition for a port on which a process of the host listens: the rules would take its traffic away.
+
+    As docker, and unlike the portmap plugin: a pod that asks for port 22 must not take the way into the machine. SCTP is not looked at.
+    """
+    for element in elements:
+        family, protocol, port, host = _listening(element)
+        unspecified = ipaddress.IPv4Address(0) if family == "4" else ipaddress.IPv6Address(0)
+        address = ipaddress.ip_address(host) if host else unspecified
+        if (found := listeners.listener(protocol, address, port)) is not None:
+            raise FailedPrecondition(
+                f"sandbox {sandbox_id}: host port {_spoken(element)} is in use by a process of this host, at {found}"
+            )
 
 
 class HostPorts:
