@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import image, polling, report, rows
+from tests.bench import image, polling, report, rows, streaming
 from tests.bench.rows import Contestant
 from tests.cri.client import AsyncClient
 from tests.cri.daemons import Containerd, Daemon, Orlopd
@@ -24,7 +24,7 @@ CONTESTANTS: dict[str, Callable[[Path], Daemon]] = {
     "containerd+runc": lambda certs: Containerd(certs, runtime="runc"),
     "containerd+crun": lambda certs: Containerd(certs, runtime="crun"),
 }
-ROWS = ("latency", "cycles", "rest", "polling", "pull")
+ROWS = ("latency", "cycles", "streaming", "rest", "polling", "pull")
 
 
 def arguments() -> argparse.Namespace:
@@ -61,6 +61,10 @@ async def measure(given: argparse.Namespace, registry: Registry, daemons: dict[s
             print(f"cycles: {parallel} parallel", flush=True)
             cycles = max(parallel * 2, 16) if given.quick else max(parallel * 4, 64)
             await rows.throughput(contestants, parallel, cycles, rounds=1 if given.quick else 3)
+    if "streaming" in asked:
+        sessions, megabytes, rounds = (10, 128, 1) if given.quick else (50, 1024, 3)
+        print(f"streaming: {sessions} sessions of each, then {rounds} times {megabytes} MB", flush=True)
+        await streaming.streaming(contestants, sessions, megabytes, rounds)
     if "rest" in asked:
         for each in contestants:
             print(f"at rest: {given.pods} pods of {each.name}", flush=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Of these, more is better; of everything else, less.
-RATES = "cycles/s"
+RATES = ("cycles/s", "MB/s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,9 @@ GOALS = (
     Goal(row="ListContainers, 100 pods: CPU", ratio=1),
     Goal(row="ListContainerStats, 100 pods", ratio=1),
     Goal(row="ListContainerStats, 100 pods: CPU", ratio=1),
+    Goal(row="exec session", ratio=8),
+    Goal(row="MB/s, exec stdin to stdout", ratio=1),
+    Goal(row="MB/s, port-forward there and back", ratio=1),
     Goal(row="kubelet's polling, 100 pods (% of one CPU)", bound=2, ratio=1),
 )
 

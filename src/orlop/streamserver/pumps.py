@@ -27,6 +27,40 @@ AFTER_EXIT_BYTES = 1 * limits.MIB
 """What of the output of children that outlive their command is sent on, beyond what was written before its end."""
 
 
+WIDE_PIPE_BYTES = 1 * limits.MIB
+WIDE_AFTER_BYTES = 4 * limits.MIB
+"""A pipe that so much has gone through is widened: fewer, larger pieces."""
+WIDE_PIPES = 16
+"""At once. A user's pipes share a limit of 64 MiB (fs.pipe-user-pages-soft), and containers may run as the same user."""
+
+
+class Widening:
+    """One pipe's part in the few wide ones."""
+
+    _used = 0
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._tried = self._has = False
+
+    def consider(self, total: int) -> None:
+        if self._tried or total < WIDE_AFTER_BYTES or Widening._used >= WIDE_PIPES:
+            return
+        self._tried = True
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, WIDE_PIPE_BYTES)
+        except OSError:
+            return  # no pipe, or no more room for this user: it is only slower
+        self._has = True
+        Widening._used += 1
+
+    def end(self) -> None:
+        """Give the part back; the pipe itself is narrow again, or closed soon."""
+        if self._has:
+            self._has = False
+            Widening._used -= 1
+
+
 class Outflow:
     """Sends what a descriptor gives. ``room`` says how much the client takes, ``frame`` what is sent for it."""
 
@@ -46,6 +80,7 @@ class Outflow:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._watching = False
+        self._widening = Widening(descriptor)
         self._left = -1
         self.ended = asyncio.Event()
         """End of file, an error, or stop()."""
@@ -100,6 +135,7 @@ class Outflow:
                 self.stop()
                 return
             self.total += count
+            self._widening.consider(self.total)
             if self._left >= 0:
                 self._left -= count
             self._wire.send(self._frame(_BUFFER[:count]))
@@ -117,6 +153,7 @@ class Outflow:
         """Read nothing more."""
         self._unwatch()
         if not self.ended.is_set():
+            self._widening.end()
             self.ended.set()
             if self._on_end is not None:
                 self._on_end()
@@ -132,6 +169,7 @@ class Inflow:
         self._loop = asyncio.get_running_loop()
         self._kept: deque[memoryview] = deque()
         self._watching = False
+        self._widening = Widening(descriptor)
         self._ending: Callable[[], None] | None = None
         self._broken = descriptor < 0
         self.total = 0
@@ -170,6 +208,7 @@ class Inflow:
             self.stop()
             return 0
         self.total += count
+        self._widening.consider(self.total)
         return count
 
     def _writable(self) -> None:
@@ -202,6 +241,7 @@ class Inflow:
     def stop(self) -> None:
         """Write nothing more; what is kept is dropped. Must come before the descriptor is closed."""
         self._broken = True
+        self._widening.end()
         self._watch(False)
         self._kept.clear()
         self._wire.release(self)

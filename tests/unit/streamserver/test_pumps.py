@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,15 @@ from collections.abc import Iterator
 import pytest
 from tests.unit.streamserver.test_wire import pair, receive, settle
 
-from orlop.streamserver.pumps import AFTER_EXIT_BYTES, Inflow, Outflow
+from orlop.streamserver.pumps import (
+    AFTER_EXIT_BYTES,
+    WIDE_AFTER_BYTES,
+    WIDE_PIPE_BYTES,
+    WIDE_PIPES,
+    Inflow,
+    Outflow,
+    Widening,
+)
 from orlop.streamserver.wire import Wire
 
 
@@ -150,3 +159,26 @@ async def test_input_for_nobody_is_dropped(sockets, pipe):
     nothing = Inflow(-1, wire, write=lambda parts: 0)
     nothing.take(b"x")
     wire.close()
+
+
+async def test_a_pipe_of_many_bytes_is_widened_but_only_so_many_are(sockets):
+    _, server = sockets
+    wire = Wire(server)
+    made = [os.pipe() for _ in range(WIDE_PIPES + 1)]
+    try:
+        flows = [Inflow(writing, wire, write=lambda parts: len(parts[0])) for _, writing in made]
+        for flow in flows:
+            flow.take(bytes(WIDE_AFTER_BYTES))
+        sizes = [fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) for _, writing in made]
+        assert sizes == [WIDE_PIPE_BYTES] * WIDE_PIPES + [65536]
+        flows[0].stop()
+        flows[-1].take(b"x")
+        assert fcntl.fcntl(made[-1][1], fcntl.F_GETPIPE_SZ) == WIDE_PIPE_BYTES
+        for flow in flows:
+            flow.stop()
+        assert Widening._used == 0
+    finally:
+        for each in made:
+            os.close(each[0])
+            os.close(each[1])
+        wire.close()
