@@ -8,12 +8,14 @@ Test: tests/unit/base/test_keylock.py.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from orlop.base.supervise import Supervisor
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -49,24 +51,27 @@ class Joiner(Generic[T]):
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._running: dict[str, asyncio.Task[T]] = {}
+        self._running: dict[str, asyncio.Task[tuple[T | None, Exception | None]]] = {}
         self._callers: dict[str, int] = {}
         self._unclaimed: dict[str, T] = {}
 
     async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = self._running.get(key)
         if task is None:
-            task = self._supervisor.spawn(key, work())
+            task = self._supervisor.spawn(key, _settled(work()))
             self._running[key] = task
             self._callers[key] = 0
             task.add_done_callback(lambda done: self._ended(key, done))
         self._callers[key] += 1
         try:
-            return await asyncio.shield(task)
+            result, error = await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():
                 self._callers[key] -= 1
             raise
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def offer(self, key: str, result: T) -> None:
         """Keep a result for ``claim`` whose caller may have gone without it: it was made before this process began."""
@@ -80,7 +85,20 @@ class Joiner(Generic[T]):
         """Drop an unclaimed result: what it names has been removed."""
         self._unclaimed.pop(key, None)
 
-    def _ended(self, key: str, task: asyncio.Task[T]) -> None:
+    def _ended(self, key: str, task: asyncio.Task[tuple[T | None, Exception | None]]) -> None:
         del self._running[key]
-        if self._callers.pop(key) == 0 and not task.cancelled() and task.exception() is None:
-            self._unclaimed[key] = task.result()
+        if self._callers.pop(key) > 0 or task.cancelled():
+            return
+        result, error = task.result()
+        if error is None:
+            self._unclaimed[key] = cast(T, result)
+        else:
+            log.warning("%s failed after its callers had gone: %s", key, error)
+
+
+async def _settled(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """A failure is a value here: it is its callers' to hear, and no defect of the task."""
+    try:
+        return await work, None
+    except Exception as error:  # noqa: BLE001 - handed on to every caller
+        return None, error

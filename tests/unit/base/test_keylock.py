@@ -49,6 +49,21 @@ async def test_a_result_that_nobody_took_is_handed_to_the_retry_once() -> None:
     await supervisor.close()
 
 
+async def test_a_failure_is_every_callers_and_nobodys_defect(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = Supervisor("test")
+    joiner: Joiner[int] = Joiner(supervisor)
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    outcomes = await asyncio.gather(joiner.run("a", work), joiner.run("a", work), return_exceptions=True)
+    assert [str(each) for each in outcomes] == ["no", "no"]
+    assert joiner.claim("a") is None
+    assert caplog.records == []
+    await supervisor.close()
+
+
 async def test_what_an_earlier_process_made_is_offered_once() -> None:
     supervisor = Supervisor("test")
     joiner: Joiner[int] = Joiner(supervisor)

@@ -7,6 +7,7 @@ import os
 
 from orlop.base import faults
 from orlop.base.errors import NotFound
+from orlop.base.ids import ContainerId
 from orlop.metadata.pods import ContainerRow
 from orlop.monitor.client import MonitorError
 from orlop.services.containers.stop import kill_container
@@ -39,6 +40,17 @@ async def remove_container(node: Node, container_id: str) -> None:
         await kill_container(node, row.id)
         faults.reach(KILLED)
         row = node.pods.container(row.id)
+        await container_removed(node, row)
+        await discard_container(node, row)
+
+
+async def remove_ended(node: Node, container_id: ContainerId) -> None:
+    """Remove a container that does not run any more, unless somebody else did; plugins are told first."""
+    async with node.locks.hold(container_id):
+        try:
+            row = node.pods.container(container_id)
+        except NotFound:
+            return
         await container_removed(node, row)
         await discard_container(node, row)
 

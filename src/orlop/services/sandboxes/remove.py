@@ -5,16 +5,16 @@ Test: tests/kernel/services/test_sandboxes.py.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 
 from orlop.base import faults
 from orlop.base.errors import NotFound
+from orlop.base.supervise import together
 from orlop.metadata.pods import SandboxRow
-from orlop.services.containers.remove import discard_container
+from orlop.services.containers.remove import remove_ended
 from orlop.services.monitors import end_monitor, publish_sandbox
 from orlop.services.node import Node
-from orlop.services.nri.events import container_removed, sandbox_removed
+from orlop.services.nri.events import sandbox_removed
 from orlop.services.sandboxes.stop import stop_sandbox
 from orlop.specs.pod import EventType
 
@@ -39,9 +39,7 @@ async def remove_sandbox(node: Node, sandbox_id: str) -> None:
             row = node.pods.sandbox(row.id)
         except NotFound:
             return
-        for container in node.pods.containers_of(row.id):
-            await container_removed(node, container)
-        await asyncio.gather(*(discard_container(node, each) for each in node.pods.containers_of(row.id)))
+        await together(*(remove_ended(node, each.id) for each in node.pods.containers_of(row.id)))
         faults.reach(CONTAINERS)
         await sandbox_removed(node, row)
         await _end_monitor(node, row)

@@ -33,7 +33,11 @@ async def stop_sandbox(node: Node, sandbox_id: str) -> None:
     except NotFound:
         return
     async with node.locks.hold(row.id):
-        await _stop(node, node.pods.sandbox(row.id))
+        try:
+            row = node.pods.sandbox(row.id)
+        except NotFound:
+            return  # removed while we waited
+        await _stop(node, row)
 
 
 async def _stop(node: Node, row: SandboxRow) -> None:
