@@ -147,6 +147,16 @@ def _mount_options(_scratch: str | None) -> Outcome:
     return True, "mount_setattr sets noexec, nosuid and nodev"
 
 
+def _clone_detached(_scratch: str | None) -> Outcome:
+    fd = _detached_tmpfs()
+    try:
+        flags = mount.OPEN_TREE_CLONE | mount.OPEN_TREE_CLOEXEC | mount.AT_EMPTY_PATH
+        os.close(mount.open_tree(fd, "", flags))
+    finally:
+        os.close(fd)
+    return True, "open_tree clones mounts that are nowhere"
+
+
 def _idmapped_mounts(_scratch: str | None) -> Outcome:
     fd = _detached_tmpfs()
     own = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -303,6 +313,7 @@ FEATURES: Final[dict[str, Callable[[str | None], Outcome]]] = {
     "overlay_userxattr": _overlay_userxattr,
     "recursive_read_only": _recursive_read_only,
     "mount_options": _mount_options,
+    "clone_detached": _clone_detached,
     "idmapped_mounts": _idmapped_mounts,
     "project_quota": _project_quota,
     "user_namespaces": _user_namespaces,

@@ -51,6 +51,10 @@ _MEANING: Final[dict[str, tuple[Verdict, str]]] = {
     "overlay_userxattr": (Verdict.LIMITED, "overlays inside user namespaces are not possible"),
     "recursive_read_only": (Verdict.LIMITED, "mounts with recursiveReadOnly are refused"),
     "mount_options": (Verdict.LIMITED, "mounts with noexec, nosuid or nodev are refused; needs Linux 5.12"),
+    "clone_detached": (
+        Verdict.LIMITED,
+        "a pod's /dev/shm is kept in a mount namespace of its own, which makes a pod slower; needs Linux 6.15",
+    ),
     "idmapped_mounts": (Verdict.LIMITED, "pods in user namespaces cannot own their volumes"),
     "project_quota": (
         Verdict.LIMITED,

@@ -100,8 +100,8 @@ async def _make_namespaces(pod: LivePod, plan: bytes, config: SandboxConfig) -> 
     pod.netns_fd, pod.netlink, pod.init_pid = made.netns_fd, made.netlink, made.init_pid
 
 
-async def _keep_shm(pod: LivePod) -> None:
-    pod.shm_fd = await make_shm(pod.monitor)
+async def _keep_shm(node: Node, pod: LivePod) -> None:
+    pod.shm_fd = await make_shm(pod.monitor, detached=node.probe.has("clone_detached"))
 
 
 def _make_log_directory(path: str) -> None:
@@ -175,7 +175,7 @@ async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_
         undo.push("cgroup", lambda: node.cgroups.remove_sandbox(parent, made=made))
         steps = [_make_namespaces(pod, encode(plan), config), prepare_cgroup()]
         if options.ipc is not NamespaceMode.NODE:
-            steps.append(_keep_shm(pod))
+            steps.append(_keep_shm(node, pod))
         await together(*steps)
         row = msgspec.structs.replace(row, cgroup_parent=parent, cgroup_parent_made=made)
         faults.reach(NAMESPACES)
