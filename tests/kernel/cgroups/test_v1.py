@@ -12,7 +12,7 @@ from orlop.oci.cgroups.resources import ALLOW_ALL
 from orlop.oci.cgroups.v1 import V1Driver
 from orlop.specs.pod import HugepageLimit, LinuxResources
 from orlop.specs.runtime import DeviceCgroup
-from tests.kernel.cgroups.conftest import DEFAULT, TOP, Start, files, left_over, make_v1
+from tests.kernel.cgroups.conftest import DEFAULT, TOP, Start, files, hierarchies, left_over, make_v1
 
 pytestmark = pytest.mark.kernel
 ID = "ab" * 32
@@ -349,6 +349,20 @@ def test_orphans_of_this_daemon_only(v1: V1Driver, start: Start) -> None:
     assert again.remove_container(kept.path)
     again.remove_sandbox(f"{TOP}/a")
     other.close()
+    again.close()
+
+
+def test_what_another_runtime_left_of_a_cgroup_is_an_orphan_still(v1: V1Driver) -> None:
+    cgroup = v1.create_container(DEFAULT, OTHER, NONE)
+    cgroup.close()
+    for each in hierarchies():
+        if each.version == 1:
+            each.rmdir(cgroup.path)
+        each.close()
+    assert files(cgroup.path).exists(), "no unified hierarchy beside the others"
+    again = make_v1()
+    assert again.remove_orphans(set(), set()) == [cgroup.path]
+    assert not files(cgroup.path).exists()
     again.close()
 
 

@@ -129,6 +129,9 @@ class V1Driver:
         try:
             self._make(path)
             self._marked_in.mark(path, self._tree.owner)
+            if self._unified is not None:
+                # Another runtime removes the cgroups that it knows, and with them the mark in them, but not this one.
+                self._unified.mark(path, self._tree.owner)
             if self._cpuset is not None:
                 self._enter_cpuset(self._cpuset, path, wanted)
             apply((write for write in writes if write.controller != "cpuset"), lambda write: self._write(path, write))

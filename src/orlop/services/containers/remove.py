@@ -66,13 +66,16 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
             if error.errno not in (errno.ENOENT, errno.ESRCH, errno.ECANCELED):
                 raise
         pod.exits.pop(row.id, None)
-    handler = node.handlers.find(node.pods.sandbox(row.sandbox_id))
+    sandbox = node.pods.sandbox(row.sandbox_id)
+    handler = node.handlers.find(sandbox)
     if handler is not None:  # else its records go with the pod's directory
         await handler.discard(node, row)
     faults.reach(MONITOR)
-    if row.cgroup:
-        node.cgroups.remove_container(row.cgroup)
-        node.cpu_rates.forget(row.cgroup)
+    # A create that was cut off has made it, or some of its directories and not yet the mark by which orphans are found.
+    cgroup = row.cgroup or ("" if row.created_at or not sandbox.cgroup_parent else f"{sandbox.cgroup_parent}/{row.id}")
+    if cgroup:
+        node.cgroups.remove_container(cgroup)
+        node.cpu_rates.forget(cgroup)
     node.layer_usages.forget(row.id)
     node.metrics.forget(row.id)
     node.snapshots.remove(row.id)
