@@ -198,6 +198,24 @@ def test_attach_sees_output_and_feeds_stdin_once(client, pod):
         assert session.out() == b"got one\ngot two\n"
 
 
+def test_an_attached_client_that_does_not_read_is_let_go_and_told(client, pod, orlopd):
+    config = container_config(
+        command=["sh", "-c", "read x; yes | head -c 150000000; echo over > /tmp/over; sleep 1000"]
+    )
+    config.stdin, config.log_path = True, ""
+    container = pod.launch(config)
+    with Command(attach_url(client, container, stdin=True), stdin=True, receive_buffer=4096) as session:
+        before = rss(orlopd.pid)
+        session.write(b"\n")
+        deadline = time.monotonic() + 60
+        while pod.exec(container, "cat", "/tmp/over").stdout != b"over\n":
+            assert time.monotonic() < deadline, "the container waits for who watches it"
+            time.sleep(0.05)
+        assert rss(orlopd.pid) - before < 16 << 20
+        session.frames.dropped = session.streams[STDOUT]
+        assert "reads more slowly than the container writes" in session.finish()["message"]
+
+
 def test_attach_to_a_terminal_resizes_it(client, pod):
     config = container_config(command=["sh", "-c", "while :; do stty size; sleep 0.1; done"])
     config.stdin = config.tty = True

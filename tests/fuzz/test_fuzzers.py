@@ -180,3 +180,21 @@ def test_documents_of_registries(tmp_path: Path) -> None:
         "target": b"\1https://registry.example/v2/" + b"\5",
     }
     fuzz([sys.executable, ROOT / "tests/fuzz/fuzz_manifest.py"], tmp_path, seeds, "-max_len=8192", edges=170)
+
+
+def test_clients_of_the_streaming_server(tmp_path: Path) -> None:
+    """atheris: requests, SPDY and WebSocket frames, terminal sizes. The last bytes say which, and where to cut."""
+    frames = bytes.fromhex("80030006000000040000000780030004000000080000000100000007") + b"\0\0\0\1\1\0\0\3end"
+    masked = b"\x82\x83\1\2\3\4" + bytes((0 ^ 1, ord("a") ^ 2, ord("b") ^ 3)) + b"\x89\x80\1\2\3\4"
+    request = b"GET /exec/t HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+    cuts = b"\x30\1\x40\1\0"
+    seeds = {
+        **{
+            f"{name} {which}": data + cuts + bytes((which,))
+            for which in range(7)
+            for name, data in (("spdy", frames), ("ws", masked))
+        },
+        "size": b'{"Width": 80, "Height": 24}' + cuts + b"\5",
+        "request": request + cuts + b"\6",
+    }
+    fuzz([sys.executable, ROOT / "tests/fuzz/fuzz_streaming.py"], tmp_path, seeds, "-max_len=4096", edges=150)
