@@ -21,7 +21,7 @@ def _built(script: str) -> str:
 
 
 def tool(name: str) -> str:
-    """Path of crictl, critest, cri-descriptor or nri-plugin; skips the test, saying why, where it cannot be built."""
+    """Path of crictl, critest, cri-descriptor, nri-plugin or stream-client; skips the test, saying why, where it cannot be built."""
     if problem := _built("build-tools"):
         pytest.skip(problem)
     return str(CACHE / "tools" / name)
