@@ -19,7 +19,7 @@ from tests.tools.build import tool
 
 pytestmark = pytest.mark.cri
 SECONDS = 300
-BYTES = int(os.environ.get("ORLOP_STREAM_BYTES", 64 << 20))
+BYTES = int(os.environ.get("ORLOP_STREAM_BYTES", str(64 << 20)))
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 Ask = Callable[..., dict[str, Any]]
 
