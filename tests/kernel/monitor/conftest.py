@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.monitor.guard import guard
 from tests.kernel.monitor.harness import Cgroups, PodUnderTest, binary
 
 
@@ -43,7 +44,8 @@ def mounts(base: Path) -> list[str]:
 @pytest.fixture
 async def pod(tmp_path: Path, cgroups: Callable[..., Cgroups]) -> AsyncIterator[PodUnderTest]:
     """The monitor's pod; ended before the cgroups that its containers were in are removed."""
-    binary()  # its copy stays open: it is no leak of the first test
+    binary()  # its copy stays open, and the guard stays: they are no leak of the first test
+    guard()
     before, fds = children(), open_fds()
     pod = PodUnderTest(base=tmp_path)
     await pod.spawn()

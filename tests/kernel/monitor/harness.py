@@ -25,6 +25,7 @@ from orlop.oci import ops
 from orlop.oci.codec import encode
 from orlop.oci.ops import Fd, Op, make_plan
 from tests.kernel.executor.harness import DEV, NEW, NODES, PROC, ROOT, VARIANT, container, no_report
+from tests.kernel.monitor.guard import watch_over
 
 SANITIZER = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
 SECONDS = 20.0
@@ -122,6 +123,7 @@ class PodUnderTest:
 
     def _listen(self, client: MonitorClient) -> MonitorClient:
         self.clients.append(client)
+        watch_over(client.pid, client.start_time)
         client.on_event = self._event
         client.on_lost = self.lost.set
         return client
@@ -251,6 +253,7 @@ class PodUnderTest:
                 log_rate=log_rate,
             )
         os.close(created.pidfd)
+        watch_over(created.pid, created.start_time)
         return created
 
     async def run(self, container_id: str, script: str, **options: object) -> Created:
