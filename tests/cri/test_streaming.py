@@ -324,14 +324,14 @@ def test_a_client_that_goes_hangs_up_the_terminal(client, container):
 def test_an_exec_outlives_the_daemon(client, pod, orlopd):
     """Both kinds go on writing although nobody reads; the clients see their connections end."""
     container = pod.launch(container_config("survivor"))
-    script = "i=0; while [ $i -lt 150 ]; do echo line $i; echo $i > /tmp/{0}; i=$((i+1)); sleep 0.01; done; echo end > /tmp/{0}"
+    script = "i=0; while [ $i -lt 250 ]; do echo line $i; echo $i > /tmp/{0}; i=$((i+1)); sleep 0.01; done; echo end > /tmp/{0}"
     sessions = []
     for tty in (False, True):
         name = "tty" if tty else "pipe"
         session = Command(
             exec_url(client, container, "sh", "-c", script.format(name), tty=tty), stderr=not tty, tty=tty
         )
-        session.until_out(b"line 3")
+        session.until_out(b"line 100")
         sessions.append(session)
     orlopd.kill()
     for session in sessions:
@@ -346,3 +346,10 @@ def test_an_exec_outlives_the_daemon(client, pod, orlopd):
         while pod.exec(container, "cat", f"/tmp/{name}").stdout != b"end\n":
             assert time.monotonic() < deadline, f"{name}: it did not go on to its end"
             time.sleep(0.1)
+
+
+def test_a_terminal_whose_output_nobody_wants_does_not_stop(client, container):
+    url = exec_url(client, container, "sh", stdin=True, stdout=False, tty=True)
+    with Command(url, stdin=True, stdout=False, stderr=False, tty=True) as session:
+        session.write(b"yes | head -c 300000; exit 3\n")
+        assert exit_code(session.finish()) == 3

@@ -30,6 +30,7 @@ from orlop.streamserver.wire import Wire
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+WORDS_AFTER_SECONDS = 0.02
 QUIET_SECONDS = 0.05
 """How long output must have been silent after a command's end, when a child that it left keeps the pipe open."""
 EARLY_BYTES = 64 * limits.KIB
@@ -72,9 +73,9 @@ class CommandSession:
         self._finished = False
         self._stdin_over: asyncio.Future[None] = self._loop.create_future()
 
-    async def run(self, rest: bytes) -> None:
-        """Serve the session to its end. ``rest`` came behind the request. Never raises but CancelledError."""
-        self._wire.send(self._carrier.opening())
+    async def run(self, rest: bytes, response: bytes = b"") -> None:
+        """Serve the session to its end. ``rest`` came behind the request, ``response`` is sent first. Never raises but CancelledError."""
+        self._wire.send([response, *self._carrier.opening()])
         self._wire.start(self._received, self._ended)
         self._received(memoryview(rest))
         try:
@@ -140,30 +141,36 @@ class CommandSession:
         ) as command:
             self._exec = command
             exiting = self._node.supervisor.spawn("exec exit", command.wait())
+            leaving: asyncio.Task[None] | None = None
             try:
                 self._open_exec(command)
                 if (client := self._wire.plain_copy()) is not None:
-                    self._node.supervisor.spawn("last words", self._leave_words(command, client))
+                    leaving = self._node.supervisor.spawn("last words", self._leave_words(command, client))
                 code = await self._or_gone(exiting)
                 await self._drain_outputs()
-                return Outcome(exit_code=code)
+                outcome = Outcome(exit_code=code)
+                # Said before what is left of the command is cleared away.
+                self._finish(outcome)
+                return outcome
             finally:
                 exiting.cancel()
+                if leaving is not None:
+                    leaving.cancel()
                 self._exec = None
                 self._stop_flows()
 
     async def _leave_words(self, command: ExecStream, client: socket.socket) -> None:
         with client:
+            await asyncio.sleep(WORDS_AFTER_SECONDS)  # most sessions are over by then
             await command.last_words(client.fileno(), self._carrier.last_words(Outcome(failure=DIED)))
 
     def _open_exec(self, command: ExecStream) -> None:
         for channel, descriptor in command.outputs.items():
-            if channel == STDOUT and not self._wanted.stdout:
-                continue  # a terminal that is only written to: what it shows is read by nobody and drops off
+            shown = channel != STDOUT or self._wanted.stdout  # what a terminal shows is read even if nobody wants it
             self._flows[channel] = Outflow(
                 descriptor,
                 self._wire,
-                room=lambda channel=channel: self._carrier.room(channel),  # type: ignore[misc]
+                room=(lambda channel=channel: self._carrier.room(channel)) if shown else _any_room,  # type: ignore[misc]
                 frame=lambda data, channel=channel: self._carrier.frame(channel, data),  # type: ignore[misc]
             )
         self._open_entry(Inflow(command.entry, self._wire, write=lambda parts: os.writev(command.entry, parts)))
@@ -189,6 +196,7 @@ class CommandSession:
         """Wait until all output is sent, or nothing more comes although somebody keeps the pipe open."""
         for flow in self._flows.values():
             flow.limit()
+            flow.read()
         before = -1
         while any(not flow.ended.is_set() for flow in self._flows.values()):
             total = sum(flow.total for flow in self._flows.values())
@@ -359,6 +367,8 @@ class CommandSession:
     # ---- the end ----
 
     def _finish(self, outcome: Outcome) -> None:
+        if self._finished:
+            return
         self._finished = True
         self._wire.send(self._carrier.finish(outcome))
 
@@ -369,6 +379,10 @@ class CommandSession:
         await self._wire.drained()
         if not self._gone.done() and not self._carrier.left:
             await asyncio.wait((self._gone,), timeout=limits.STREAM_LINGER_SECONDS)
+
+
+def _any_room() -> int:
+    return limits.STREAM_FRAME_BYTES
 
 
 async def _ignoring_the_end(work: Awaitable[None]) -> None:

@@ -107,6 +107,11 @@ class Outflow:
             self._watching = False
             self._loop.remove_reader(self._fd)
 
+    def read(self) -> None:
+        """Send what is there now, without waiting for the event loop's turn."""
+        if self._watching:
+            self._readable()
+
     def _readable(self) -> None:
         for _ in range(_PIECES_A_TURN):
             if self.ended.is_set():

@@ -218,14 +218,14 @@ class StreamServer:
             agreement = agree(request, SPDY_COMMAND, WEBSOCKET_COMMAND)
         log.debug("streaming: %s begins with %s", kind, agreement.protocol or "no protocol")
         self._wires.add(wire)
-        wire.send([agreement.response] if agreement.response else [])
         if isinstance(wanted, ForwardWanted):
             await self._forward(wire, request, agreement, wanted)
         else:
             carrier = command_of(agreement.protocol, streams_of(wanted), agreement.socket)
-            await CommandSession(self._node, wire, carrier, wanted).run(request.rest)
+            await CommandSession(self._node, wire, carrier, wanted).run(request.rest, agreement.response)
 
     async def _forward(self, wire: Wire, request: Request, agreement: Agreement, wanted: ForwardWanted) -> None:
+        wire.send([agreement.response])
         if agreement.socket is None or agreement.protocol == FORWARD_TUNNEL:
             await ForwardSession(self._node, wire, SpdyForward(agreement.socket), wanted).run(request.rest)
             return
