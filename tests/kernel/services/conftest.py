@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,9 +13,11 @@ import pytest
 
 from orlop.base.paths import RootPaths, StatePaths
 from orlop.daemon.wiring import wire
+from orlop.network.select import NetworkSelector
 from orlop.services.images.parts import close_image_parts
 from orlop.services.node import Node
 from orlop.services.recovery import recover
+from tests.cri.daemons import free_subnet
 from tests.images.build import busybox_image, push
 from tests.images.registry import Registry
 
@@ -47,17 +50,22 @@ async def restart() -> AsyncIterator[Callable[[], Awaitable[Node]]]:
     before = os.umask(0o077)
     base = Path(tempfile.mkdtemp(prefix="orlop-services-"))
     nodes: list[Node] = []
+    # Recovery makes the built-in network; a name and a subnet of its own, so that it can be taken away again.
+    bridge, subnet = f"orlt{secrets.token_hex(3)}", f"10.{free_subnet()}.0.0/16"
 
     async def start() -> Node:
         if nodes:
             await close_node(nodes.pop())
         root, state = RootPaths(root=base / "root"), StatePaths(state=base / "state")
-        nodes.append(wire(root, state, registry_config_path=None, cgroup_parent=f"/orlop-test-{base.name[-8:]}"))
+        options = {"cgroup_parent": f"/orlop-test-{base.name[-8:]}", "bridge": bridge, "subnets": [subnet]}
+        nodes.append(wire(root, state, registry_config_path=None, **options))
         await recover(nodes[0])
         return nodes[0]
 
     yield start
     if nodes:
+        assert isinstance(nodes[0].network, NetworkSelector)
+        await nodes[0].network.bridge.uninstall()
         await close_node(nodes.pop())
     shutil.rmtree(base)
     os.umask(before)
