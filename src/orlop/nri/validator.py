@@ -13,7 +13,6 @@ from orlop.base import limits
 from orlop.base.errors import InvalidArgument, PermissionDenied
 from orlop.nri.rules import Rules
 from orlop.specs.nri_gen import nri_pb2 as nri
-from orlop.specs.strict_yaml import read_yaml
 
 REQUIRED_PLUGINS: Final = "required-plugins.noderesource.dev"
 _TRUTH: Final = {
@@ -65,6 +64,10 @@ def _validate_required(rules: Rules, request: nri.ValidateContainerAdjustmentReq
             return
     required = list(rules.required_plugins)
     if (text := _annotation(pod, REQUIRED_PLUGINS, container)) is not None:
+        from orlop.specs.strict_yaml import (
+            read_yaml,
+        )  # few pods have the annotation: the parser is not part of every start
+
         names = read_yaml(text.encode(), f"annotation {REQUIRED_PLUGINS}", limits.NRI_CONFIG_BYTES)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InvalidArgument(f"annotation {REQUIRED_PLUGINS}: is not a list of names")
