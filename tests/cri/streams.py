@@ -215,13 +215,22 @@ class Command(SpdyClient):
         stderr: bool = True,
         tty: bool = False,
         protocol: str = "v4.channel.k8s.io",
+        size: tuple[int, int] | None = None,
         **more: Any,
     ) -> None:
+        """``size``: rows and columns, sent in one go with the channel for them, so that the command cannot begin before."""
         super().__init__(url, protocol, **more)
         wanted = [ERROR, *([STDIN] if stdin else []), *([STDOUT] if stdout else []), *([STDERR] if stderr else [])]
-        if tty and protocol[:2] not in ("ch", "v2"):
-            wanted.append(RESIZE)
         self.streams = {channel: self.frames.open(streamType=TYPES[channel]) for channel in wanted}
+        if tty and protocol[:2] not in ("ch", "v2"):
+            together: list[bytes] = []
+            self.frames.send_bytes = together.append
+            self.streams[RESIZE] = self.frames.open(wait=False, streamType=TYPES[RESIZE])
+            if size is not None:
+                self.resize(*size)
+            self.frames.send_bytes = self.sock.sendall
+            self.sock.sendall(b"".join(together))
+            self.frames.until(lambda: self.streams[RESIZE] in self.frames.replied)
 
     def write(self, data: bytes, end: bool = False) -> None:
         self.frames.send(self.streams[STDIN], data, end)

@@ -306,8 +306,8 @@ def test_a_reset_output_closes_the_pipe(client, container):
 
 def test_a_terminal_has_its_size_from_the_start(client, container):
     for _ in range(10):
-        with Command(exec_url(client, container, "stty", "size", tty=True), stderr=False, tty=True) as session:
-            session.resize(31, 77)
+        url = exec_url(client, container, "stty", "size", tty=True)
+        with Command(url, stderr=False, tty=True, size=(31, 77)) as session:
             session.finish()
             assert session.out() == b"31 77\r\n"
 

@@ -34,7 +34,7 @@ WORDS_AFTER_SECONDS = 0.02
 QUIET_SECONDS = 0.05
 """How long output must have been silent after a command's end, when a child that it left keeps the pipe open."""
 EARLY_BYTES = 64 * limits.KIB
-FIRST_SIZE_SECONDS = 0.02
+FIRST_SIZE_SECONDS = 0.2
 """How long a terminal's first size is waited for once the client has opened the channel for it."""
 STOPPING = "orlopd is stopping: this session ends; the command itself goes on in its container"
 

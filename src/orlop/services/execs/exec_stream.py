@@ -214,7 +214,10 @@ async def exec_stream(
     ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
     pod.exec_exits[exec_id] = ended
 
+    size: Size | None = None
+
     async def gate() -> None:
+        nonlocal size
         if ready is None or (size := await ready()) is None or not tty:
             return
         if launch is not None and launch.resize is not None:
@@ -272,6 +275,8 @@ async def exec_stream(
         started = True
         if tty:
             stream.adopt(entry=running.master_fd, outputs={STDOUT: running.master_fd}, terminal=True)
+            if size is not None and launch.resize is not None:
+                stream.resize(*size)  # another runtime's program may have been too late with it
         yield stream
     except asyncio.CancelledError:
         stopping = True  # it is the daemon that goes: for the command that is as if it had died
