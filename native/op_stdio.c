@@ -61,8 +61,24 @@ int op_console(struct setup *s, const struct op *op) {
     return 0;
 }
 
+/* A program of another runtime gives what it is handed to its container's user (crun: fchown of stdin): that must not be the host's own node. */
+static int private_null(void) {
+    SCOPED_FD context = sys_fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (context < 0 || sys_fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+        return -1;
+    SCOPED_FD tree = sys_fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    if (tree < 0 || mknodat(tree, "null", S_IFCHR | 0666, makedev(1, 3)))
+        return -1;
+    return openat(tree, "null", O_RDWR | O_NOCTTY | O_CLOEXEC);
+}
+
 static int open_null(struct setup *s) {
     struct stat st;
+    if (s->root < 0) {
+        int own = private_null();
+        if (own >= 0 || errno != EPERM) /* who may make no nodes is in a user namespace, and cannot give the host's away either */
+            return own < 0 ? fail(s, "a null device for the program") : own;
+    }
     SCOPED_FD host = s->root < 0 ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1; /* a program of the host: op foreign */
     int root = s->root < 0 ? host : s->root;
     SCOPED_FD checked = inroot_open(root, "/dev/null", O_PATH | O_NOFOLLOW);

@@ -318,3 +318,20 @@ async def test_a_program_of_an_exec_waits_at_its_gate(pod: PodUnderTest, foreign
         await run("e2", "exit 3")
     assert not any(event.id == "e2" for event in pod.events)
     assert await states(pod) == {"c1": "running"}
+
+
+async def test_a_program_gets_a_null_device_of_its_own(pod: PodUnderTest, foreign: Foreign) -> None:
+    """It may give it to its container's user, as crun does: the host's own /dev/null must keep its owner."""
+    script = f"cd {foreign.directory}; stat -L -c '%t:%T %d:%i' /proc/self/fd/0 > said; echo gone"
+    steps = [
+        ops.Clone(flags=k.CLONE_NEWNS, cgroup=None),
+        ops.RootPropagation(flags=k.MS_SLAVE | k.MS_REC),
+        ops.Stdio(in_=None, out=None, err=None),
+        ops.Exec(path="/bin/sh", argv=("/bin/sh", "-c", script), envp=("PATH=/usr/bin:/bin",)),
+    ]
+    await pod.client.exec("h1", "", encode(make_plan(steps)), [])
+    assert (await pod.exit_of("h1")).exit_code == 0
+    device, place = (foreign.directory / "said").read_text().split()
+    host = os.stat("/dev/null")
+    assert device == "1:3"
+    assert place != f"{host.st_dev}:{host.st_ino}"
