@@ -103,6 +103,8 @@ FORWARD_PAIR_SECONDS: Final = 30.0
 """From the first to the second of the two streams of a forwarded connection."""
 FORWARD_KEPT_BYTES: Final = 256 * KIB
 """What a forwarded connection's receiver has not taken yet; with more the client is not read."""
+COPY_DEPTH: Final = 200
+"""Directories below each other that `orlop cp` follows; each costs it an open fd."""
 
 # OCI documents that describe a container.
 RUNTIME_SPEC_BYTES: Final = 8 * MIB

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def top_parser() -> Parser:
     """Return the parser of what stands before the word."""
-    lines = "\n".join(f"  {word:<10} {summary}" for word, (_, summary) in WORDS.items())
+    lines = "\n".join(f"  {word:<12} {summary}" for word, (_, summary) in WORDS.items())
     parser = Parser(
         prog="orlop",
         usage="orlop [--address ADDRESS] WORD ...",

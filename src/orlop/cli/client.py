@@ -73,14 +73,25 @@ def _worded(call: Callable[..., Any], address: str) -> Callable[..., Any]:
     return worded
 
 
-def _worded_stream(call: Callable[..., Any], address: str) -> Callable[..., Any]:
-    def worded(*arguments: Any, **options: Any) -> Iterator[Any]:
-        try:
-            yield from call(*arguments, **options)
-        except grpc.RpcError as error:
-            raise in_words(error, address) from error
+class Replies(Iterator[Any]):
+    """The responses of one streaming call, with errors of base.errors; ``cancel`` ends it, from any thread."""
 
-    return worded
+    def __init__(self, call: Any, address: str) -> None:
+        self._call = call
+        self._address = address
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise in_words(error, self._address) from error
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def _worded_stream(call: Callable[..., Any], address: str) -> Callable[..., Replies]:
+    return lambda *arguments, **options: Replies(call(*arguments, **options), address)
 
 
 class Client:

@@ -1,7 +1,7 @@
 """orlop exec: run a command in a running container. Exit codes as docker: the command's own, 126 not executable, 127 no such command.
 
 Without -i and -t the command runs through CRI's ExecSync: its output comes at its end, at most 16 MiB a stream. With them its streams are
-connected. Test: tests/cri/test_cli.py.
+connected; the command ends with its caller, also when that detaches. Test: tests/cri/test_cli.py, tests/cri/test_cli_terminal.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from orlop.cli.client import Client
 from orlop.cli.find import find_container
 from orlop.cli.run import EXIT_ERROR as START_FAILED
 from orlop.cli.run import exit_code_of
+from orlop.cli.terminal import add_detach_keys
 from orlop.specs.cri_gen import api_pb2 as pb
 from orlop.specs.cri_gen import orlop_pb2
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-i", "--interactive", action="store_true", help="pass standard input on")
     add("-t", "--tty", action="store_true", help="give it a terminal")
     add("--timeout", type=int, default=0, metavar="SECONDS", help="kill it after this long (not with -i or -t)")
+    add_detach_keys(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,5 +69,6 @@ def _connected(client: Client, options: argparse.Namespace, container_id: str, c
         orlop_pb2.ExecInput,
         stdin=options.interactive,
         terminal=terminal,
+        keys=options.detach_keys,
     )
     return code or 0

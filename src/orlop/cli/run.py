@@ -35,6 +35,7 @@ from orlop.cli.find import (
     find_container,
 )
 from orlop.cli.signals import cri_signal, signal_number
+from orlop.cli.terminal import add_detach_keys
 from orlop.cli.units import parse_size
 from orlop.specs.cri_gen import api_pb2 as pb
 from orlop.specs.cri_gen import orlop_pb2
@@ -83,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-d", "--detach", action="store_true", help="run in the background and print the container's id")
     add("-i", "--interactive", action="store_true", help="keep standard input open")
     add("-t", "--tty", action="store_true", help="give it a terminal")
+    add_detach_keys(parser)
     add("--rm", action="store_true", help="remove the container when it has ended")
     add("-e", "--env", action="append", default=[], metavar="K[=V]", help="set a variable, or pass it on from here")
     add("--env-file", action="append", default=[], metavar="FILE", help="set the variables in a file")
@@ -176,6 +178,9 @@ def _run(
         code = exit_code_of(error)
         print(f"orlop run: {error}", file=sys.stderr)
         return code
+    except SystemExit:  # a signal has ended us at a terminal: as when the user detaches
+        keep = not options.rm
+        raise
     finally:
         if keep:
             _stop_ended_pod(client, pod_id, container_id, detached=options.detach)
@@ -211,6 +216,7 @@ def _in_foreground(client: Client, options: argparse.Namespace, container_id: st
             stdin=options.interactive,
             terminal=options.tty and sys.stdin.isatty(),
             on_signal=kill,
+            keys=options.detach_keys,
         )
 
 

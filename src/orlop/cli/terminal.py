@@ -1,14 +1,15 @@
 """Connect this terminal (or these pipes) to a container: raw mode, window size, signals, detach keys, exit code.
 
-Ctrl-P Ctrl-Q detaches: the container goes on. Test: tests/unit/cli/test_terminal.py, tests/cri/test_cli.py.
+Ctrl-P Ctrl-Q (or what --detach-keys says) detaches: the container goes on. A terminal is given back as it was, also when a signal ends
+this program. Test: tests/unit/cli/test_terminal.py, tests/cri/test_cli.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import sys
 import termios
@@ -17,32 +18,73 @@ import tty
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orlop.base.errors import Internal, OrlopError
+from orlop.base.errors import Internal, InvalidArgument, OrlopError
+from orlop.cli.client import Replies
 from orlop.specs.cri_gen import orlop_pb2 as pb
 
-DETACH_KEYS = b"\x10\x11"
+DETACH_KEYS = "ctrl-p,ctrl-q"
+DETACHED = "read escape sequence"
+CONTROLS = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
 READ_BYTES = 8192
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 PROXIED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT)
 
 
+def add_detach_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--detach-keys",
+        default=DETACH_KEYS,
+        type=_keys_option,
+        metavar="KEYS",
+        help="what leaves it: letters or ctrl-LETTER, with commas between (default ctrl-p,ctrl-q)",
+    )
+
+
+def _keys_option(text: str) -> bytes:
+    try:
+        return parse_keys(text)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_keys(text: str) -> bytes:
+    """Return the bytes of ``ctrl-p,ctrl-q`` or ``a,b``; "" for none. Raises InvalidArgument."""
+    found = bytearray()
+    for key in text.split(",") if text else ():
+        rest = key.lower().removeprefix("ctrl-")
+        if len(key) == 1 and key.isascii() and key.isprintable():
+            found += key.encode()
+        elif key[:5].lower() == "ctrl-" and len(rest) == 1 and "a" <= rest <= "z":
+            found.append(ord(rest) - ord("a") + 1)
+        elif key[:5].lower() == "ctrl-" and rest in CONTROLS:
+            found.append(CONTROLS[rest])
+        else:
+            raise InvalidArgument(
+                f"{key!r} is not a letter, ctrl-LETTER or one of ctrl-@ ctrl-[ ctrl-\\ ctrl-] ctrl-^ ctrl-_"
+            )
+    return bytes(found)
+
+
 def converse(
-    call: Callable[[Iterator[Any]], Iterator[Any]],
+    call: Callable[[Iterator[Any]], Replies],
     first: Any,
     make: Callable[..., Any],
     *,
     stdin: bool,
     terminal: bool,
     on_signal: Callable[[int], None] | None = None,
+    keys: bytes = parse_keys(DETACH_KEYS),
 ) -> int | None:
     """Run a conversation of Attach or Exec; return the exit code, or None when the user detached.
 
-    ``first`` is its first message; ``make`` builds the later ones from stdin=, stdin_end=, resize=.
+    ``first`` is its first message; ``make`` builds the later ones from stdin=, stdin_end=, resize=. ``keys`` detach, on a terminal.
     """
     outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
     outgoing.put(first)
     detached = threading.Event()
     with contextlib.ExitStack() as undo:
         if terminal:
+            undo.enter_context(_handling(dict.fromkeys(ENDING, _end)))
             undo.enter_context(_raw_terminal())
             undo.enter_context(_handling({signal.SIGWINCH: lambda _: outgoing.put(make(resize=window()))}))
             outgoing.put(make(resize=window()))
@@ -50,7 +92,7 @@ def converse(
             undo.enter_context(_handling(dict.fromkeys(PROXIED, _never_raising(on_signal))))
         replies = call(iter(outgoing.get, None))
         if stdin:
-            pump = _Input(outgoing, make, detached, terminal=terminal, stop=lambda: outgoing.put(None))
+            pump = _Input(outgoing, make, detached, keys=keys if terminal else b"", stop=replies.cancel)
             threading.Thread(target=pump.run, name="input", daemon=True).start()
         code: int | None = None
         try:
@@ -66,11 +108,19 @@ def converse(
             outgoing.put(None)
     if code is None and not detached.is_set():
         raise Internal("the daemon ended the connection before the container's end")
+    if code is None:
+        print(DETACHED, file=sys.stderr)
     return code
 
 
+def _end(number: int) -> None:
+    """A signal that would end this program at once ends it through its cleaning up, with the shell's exit code for it."""
+    raise SystemExit(128 + number)
+
+
 def window() -> pb.Window:
-    columns, rows = shutil.get_terminal_size()
+    """Return the size of the terminal, not of what COLUMNS and LINES say: programs change them for their own output."""
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
     return pb.Window(rows=rows, columns=columns)
 
 
@@ -83,14 +133,14 @@ class _Input:
         make: Callable[..., Any],
         detached: threading.Event,
         *,
-        terminal: bool,
+        keys: bytes,
         stop: Callable[[], None],
     ) -> None:
-        self._outgoing, self._make, self._detached, self._terminal, self._stop = (
+        self._outgoing, self._make, self._detached, self._keys, self._stop = (
             outgoing,
             make,
             detached,
-            terminal,
+            keys,
             stop,
         )
         self._held = b""
@@ -105,24 +155,26 @@ class _Input:
             if not data:
                 self._outgoing.put(self._make(stdin_end=True))
                 return
-            if self._terminal:
-                data = self.without_detach_keys(data)
-                if self._detached.is_set():
-                    self._stop()
-                    return
+            data = self.without_detach_keys(data)
+            if self._detached.is_set():
+                self._stop()
+                return
             if data:
                 self._outgoing.put(self._make(stdin=data))
 
     def without_detach_keys(self, data: bytes) -> bytes:
-        """Return what to send; hold back a Ctrl-P until it is known whether Ctrl-Q follows."""
+        """Return what to send; hold back the beginning of the keys until it is known whether the rest follows."""
+        if not self._keys:
+            return data
         data = self._held + data
         self._held = b""
-        if DETACH_KEYS in data:
+        if self._keys in data:
             self._detached.set()
             return b""
-        if data.endswith(DETACH_KEYS[:1]):
-            self._held = DETACH_KEYS[:1]
-            return data[:-1]
+        for length in range(len(self._keys) - 1, 0, -1):
+            if data.endswith(self._keys[:length]):
+                self._held = self._keys[:length]
+                return data[:-length]
         return data
 
 
@@ -149,7 +201,9 @@ def _raw_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        # The terminal itself may be gone: its window was closed.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""orlop.v1.Node: what the command line needs beside CRI: pull with progress, attach, kill, wait. Translation only.
+"""orlop.v1.Node: what the command line needs beside CRI: pull with progress, attach, forward, kill, wait. Translation only.
 
 Test: tests/cri/test_cli.py.
 """
@@ -6,6 +6,7 @@ Test: tests/cri/test_cli.py.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 from orlop.base.errors import InvalidArgument, OrlopError, Unavailable
@@ -23,10 +24,13 @@ from orlop.services.images.progress import PullProgress
 from orlop.services.images.pull import pull_image
 from orlop.services.images.record import ImageRecord
 from orlop.services.node import Node
+from orlop.services.sandboxes.port_forward import connect_port
+from orlop.services.streams import want_forward
 from orlop.specs.cri_gen import orlop_pb2 as pb
 from orlop.specs.descriptor import Platform
 
 STDERR = 2
+FORWARD_BYTES = 64 << 10
 
 
 class NodeService(Service):
@@ -134,6 +138,46 @@ class NodeService(Service):
                 yield pb.AttachOutput(exited=True, exit_code=await stream.wait())
             finally:
                 feeding.cancel()
+
+    async def Forward(self, requests: AsyncIterator[pb.ForwardInput]) -> AsyncIterator[pb.ForwardOutput]:
+        first = await anext(requests, None)
+        if first is None or not first.HasField("start"):
+            raise InvalidArgument("forward: the first message has no start")
+        wanted = want_forward(self._node, first.start.pod_sandbox_id, (first.start.port,))
+        sock = await connect_port(self._node, wanted.sandbox_id, first.start.port)
+        feeding = self._node.supervisor.spawn("forward input", _feed_port(sock, requests))
+        try:
+            while data := await _received(sock):
+                yield pb.ForwardOutput(data=data)
+            yield pb.ForwardOutput(end=True)
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.wait((feeding,))
+            sock.close()
+
+
+async def _received(sock: socket.socket) -> bytes:
+    """Return what the pod has sent; b"" when it has ended its side, or broken the connection off."""
+    try:
+        return await asyncio.get_running_loop().sock_recv(sock, FORWARD_BYTES)
+    except ConnectionError:
+        return b""
+
+
+async def _feed_port(sock: socket.socket, requests: AsyncIterator[pb.ForwardInput]) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        async for request in requests:
+            if request.data:
+                await loop.sock_sendall(sock, request.data)
+            if request.end:
+                sock.shutdown(socket.SHUT_WR)
+                return
+        # The client has broken off: so does this side.
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the pod takes no more; what it still says is read to its end
 
 
 async def _feed_exec(stream: ExecStream, requests: AsyncIterator[pb.ExecInput]) -> None:
