@@ -2,7 +2,7 @@
 
 docker's rules: a file goes to the name that is given, or into the directory that stands there; a directory likewise; ``SRC/.`` is what
 is in it. The container's files are reached through its first process's root, by openat2, with its volumes and as it sees them. A link
-at the destination is replaced, not followed. Test: tests/unit/cli/test_filetree.py, tests/cri/test_cli_cp.py.
+at the destination is replaced, not followed. Test: tests/unit/cli/test_filetree.py, tests/cri/test_cli_human.py.
 """
 
 from __future__ import annotations

@@ -10,19 +10,24 @@ Test: tests/unit/cli/test_filetree.py.
 from __future__ import annotations
 
 import errno
+import io
+import lzma
 import os
 import stat
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 from orlop.base import limits
 from orlop.base.errors import DataLoss, FailedPrecondition, InvalidArgument
 from orlop.kernel.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 
 CHUNK_BYTES: Final = 1 << 20
+BROKEN_ARCHIVE: Final = (tarfile.TarError, EOFError, TypeError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+"""What tarfile raises for bytes that are no archive; a gzip header that ends too early is a TypeError."""
 SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
 Open = Callable[[int], int]
 """Opens one thing with the flags that are given; the fd belongs to the caller."""
@@ -103,25 +108,56 @@ def _content(opened: Open) -> BinaryIO:
     return os.fdopen(fd, "rb", buffering=0)
 
 
+class _Member(io.RawIOBase):
+    """The bytes of one file of an archive, which may turn out to be broken in its middle."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _broken_in_words():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _broken_in_words() -> Iterator[None]:
+    try:
+        yield
+    except BROKEN_ARCHIVE as error:
+        raise InvalidArgument(f"standard input: is not a tar archive: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # what decompressors say of their data
+            raise InvalidArgument(f"standard input: is not a tar archive: {error}") from None
+        raise
+
+
 def read_archive(file: BinaryIO, tell: Tell) -> Iterator[Entry]:
     """Yield the entries of a tar archive, compressed or not. Raises InvalidArgument: it is none, or names lead out of it."""
-    try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            for member in archive:
-                entry = _archived(archive, member)
-                if entry is None:
-                    tell(f"{member.name}: is a device, which is not copied")
-                else:
-                    yield entry
-    except tarfile.TarError as error:
-        raise InvalidArgument(f"standard input: is not a tar archive: {error}") from None
+    with _broken_in_words():
+        archive = tarfile.open(fileobj=file, mode="r|*")  # noqa: SIM115  # closed below
+    with archive:
+        while True:
+            with _broken_in_words():
+                member = archive.next()
+            if member is None:
+                return
+            entry = _archived(archive, member)
+            if entry is None:
+                tell(f"{member.name}: is a device, which is not copied")
+            else:
+                yield entry
 
 
 def _archived(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry | None:
     def content() -> BinaryIO:
         found = archive.extractfile(member)
         assert found is not None
-        return found  # type: ignore[return-value]  # a BufferedReader on the member's bytes
+        return io.BufferedReader(_Member(found))
 
     kind = (
         "directory"

@@ -1,4 +1,4 @@
-"""orlop port-forward: listen on this machine; each connection is one to localhost inside the pod. Test: tests/cri/test_cli_port_forward.py.
+"""orlop port-forward: listen on this machine; each connection is one to localhost inside the pod. Test: tests/cri/test_cli_human.py.
 
 Each connection is a Forward conversation of its own with a thread for each direction; what the slower side has not taken waits in the
 kernel's buffers. A connection that cannot be made is said and closed; the others go on.

@@ -1,7 +1,7 @@
 """Connect this terminal (or these pipes) to a container: raw mode, window size, signals, detach keys, exit code.
 
 Ctrl-P Ctrl-Q (or what --detach-keys says) detaches: the container goes on. A terminal is given back as it was, also when a signal ends
-this program. Test: tests/unit/cli/test_terminal.py, tests/cri/test_cli.py.
+this program. Test: tests/unit/cli/test_terminal.py, tests/cri/test_cli_terminal.py.
 """
 
 from __future__ import annotations

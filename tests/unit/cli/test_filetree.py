@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orlop.base.errors import FailedPrecondition, InvalidArgument, OrlopError
@@ -146,11 +146,19 @@ def test_names_of_an_archive(name):
         assert not {"", ".", ".."} & set(found)
 
 
-@given(data=st.binary(max_size=2048))
+HEADS = st.sampled_from(
+    [b"", b"\x1f\x8b\x08\x0c", b"\x1f\x8b\x08\x00", b"BZh9", b"\xfd7zXZ\x00", b"]\x00\x00\x80", b"a" * 100 + b"644\0"]
+)
+
+
+@given(data=st.tuples(HEADS, st.binary(max_size=2048)).map(b"".join))
+@example(data=b"\x1f\x8b\x08")
 def test_what_is_no_archive(data):
     try:
-        for _ in read_archive(io.BytesIO(data), lambda _: None):
-            pass
+        for entry in read_archive(io.BytesIO(data), lambda _: None):
+            if entry.content is not None:
+                with entry.content() as file:
+                    file.read()
     except InvalidArgument:
         return
     assert not data.strip(b"\0")
