@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -49,7 +50,17 @@ def run_critest(daemon: Daemon, directory: Path, *more: str) -> list[Spec]:
         command += ["-nri-socket", str(socket)]
     log = directory / "critest.log"
     with open(log, "wb") as output:
-        subprocess.run(command, stdout=output, stderr=output, timeout=SUITE_SECONDS, cwd=directory, check=False)
+        # It finds ginkgo, which runs it in parallel, on the PATH.
+        path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
+        subprocess.run(
+            command,
+            stdout=output,
+            stderr=output,
+            timeout=SUITE_SECONDS,
+            cwd=directory,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
     if not report.exists():
         raise AssertionError(f"critest made no report:\n{log.read_text(errors='replace')[-4000:]}")
     return specs_of(report)
