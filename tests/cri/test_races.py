@@ -20,6 +20,7 @@ from tests.images.conformance import BUSYBOX
 pytestmark = pytest.mark.cri
 
 CLIENTS = 20
+SHORT_LIVES = 20
 DEADLINE_SECONDS = 0.0005
 """Shorter than any pod takes: the caller is gone before the work is done."""
 OK = grpc.StatusCode.OK
@@ -151,3 +152,40 @@ async def test_what_a_deadline_cut_off_is_the_retrys(orlopd: Daemon) -> None:
         stop = cri.StopPodSandboxRequest(pod_sandbox_id=made)
         await client.runtime.StopPodSandbox(stop, timeout=CALL_SECONDS)
         await client.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=made), timeout=CALL_SECONDS)
+
+
+async def test_short_lives_are_told_in_order(orlopd: Daemon) -> None:
+    """A container may end before its start has been answered: its STARTED still comes before its STOPPED."""
+    config = config_of(orlopd, "short")
+    async with AsyncClient(orlopd.address) as client:
+        await pull_busybox(client)
+        events: dict[str, list[int]] = {}
+        stream = client.runtime.GetContainerEvents(cri.GetEventsRequest())
+        ran = await client.runtime.RunPodSandbox(cri.RunPodSandboxRequest(config=config), timeout=CALL_SECONDS)
+        lives = []
+        for number in range(SHORT_LIVES):
+            short = container_config(f"short-{number}", ["true"])
+            create = cri.CreateContainerRequest(pod_sandbox_id=ran.pod_sandbox_id, config=short, sandbox_config=config)
+            lives.append((await client.runtime.CreateContainer(create, timeout=CALL_SECONDS)).container_id)
+            start = cri.StartContainerRequest(container_id=lives[-1])
+            await client.runtime.StartContainer(start, timeout=CALL_SECONDS)
+        stop = cri.StopPodSandboxRequest(pod_sandbox_id=ran.pod_sandbox_id)
+        await client.runtime.StopPodSandbox(stop, timeout=CALL_SECONDS)
+        remove = cri.RemovePodSandboxRequest(pod_sandbox_id=ran.pod_sandbox_id)
+        await client.runtime.RemovePodSandbox(remove, timeout=CALL_SECONDS)
+        async with asyncio.timeout(CALL_SECONDS):
+            async for event in stream:
+                events.setdefault(event.container_id, []).append(event.container_event_type)
+                if (
+                    event.container_id == ran.pod_sandbox_id
+                    and event.container_event_type == cri.CONTAINER_DELETED_EVENT
+                ):
+                    break
+        stream.cancel()
+        whole = [
+            cri.CONTAINER_CREATED_EVENT,
+            cri.CONTAINER_STARTED_EVENT,
+            cri.CONTAINER_STOPPED_EVENT,
+            cri.CONTAINER_DELETED_EVENT,
+        ]
+        assert {life: events.get(life) for life in lives} == dict.fromkeys(lives, whole)

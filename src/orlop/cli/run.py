@@ -173,6 +173,8 @@ def _run(
             return 0
         code = _in_foreground(client, options, container_id, Path(sandbox.log_directory) / container.log_path)
         keep = not options.rm or code is None
+        if code is None and options.rm:  # the user has detached: the daemon removes it when it ends
+            client.node.RemoveWhenEnded(orlop_pb2.RemoveWhenEndedRequest(container_id=container_id))
         return code or 0
     except OrlopError as error:
         code = exit_code_of(error)

@@ -49,6 +49,8 @@ class LivePod:
     exits: dict[ContainerId, asyncio.Event] = field(default_factory=dict)
     unsaved_exits: dict[ContainerId, Exited] = field(default_factory=dict)
     """Exits that the monitor has told and that are not in the store yet: until they are, nothing else may know them."""
+    starting: set[ContainerId] = field(default_factory=set)
+    """Containers whose start has not been told yet."""
     exec_exits: dict[str, asyncio.Future[Exited]] = field(default_factory=dict)
     exec_plans: dict[ExecKey, KeptPlan] = field(default_factory=dict)
     """The latest execs' plans, the oldest first; at most limits.EXEC_PLANS_KEPT."""

@@ -62,8 +62,11 @@ def watch_monitor(node: Node, pod: LivePod) -> None:
 def take_exit(node: Node, pod: LivePod | None, container_id: ContainerId) -> None:
     """Take a container's exit into the store: its record, or what the monitor said if it could not write one (no space).
 
-    Without either, or when it is already in, nothing changes. Raises ResourceExhausted when the store can't take it.
+    Without either, or when it is already in, nothing changes. While its start is still to be told, the exit waits: StartContainer takes
+    it in behind its own event. Raises ResourceExhausted when the store can't take it.
     """
+    if pod is not None and container_id in pod.starting:
+        return
     try:
         row = node.pods.container(container_id)
     except NotFound:

@@ -40,6 +40,7 @@ async def start_container(node: Node, container_id: str) -> None:
         node.creating_containers.forget(row.name)  # who starts it has had create's answer
         async with container_starts(node, row):
             stages = Stages()
+            pod.starting.add(row.id)
             try:
                 started_ns = await handler.start(node, pod, row)
             except (MonitorError, ProgramError, Refusal) as error:
@@ -60,10 +61,12 @@ async def start_container(node: Node, container_id: str) -> None:
                 if wrong is not None and wrong is not error:
                     raise wrong from error
                 raise
+            finally:
+                pod.starting.discard(row.id)
             faults.reach(GATE)
             stages.mark("start")
             row = node.pods.container(row.id)
-            # A short-lived container's exit may have been taken in before this reply was read: its row has no start of its own yet.
+            # A lost monitor may have ended it before this reply was read.
             started_ns = min(started_ns, row.finished_at) if row.finished_at else started_ns
             row = msgspec.structs.replace(row, started_at=started_ns, timings={**row.timings, **stages.milliseconds})
             node.pods.put_container(row)
