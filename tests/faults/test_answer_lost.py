@@ -43,9 +43,9 @@ def test_a_container_that_was_made_is_the_retrys(registry):
             listed = client.runtime.ListContainers(cri.ListContainersRequest(), timeout=CALL_SECONDS).containers
             made = pod.create(container_config())
             assert [made] == [each.id for each in listed]
+            pod.start(made)
             with pytest.raises(AlreadyExists):
                 pod.create(container_config())
-            pod.start(made)
             pod.remove()
         assert left_over(daemon, scope, before, files_before) == {}
 

@@ -115,7 +115,6 @@ def machine_over(daemon: Orlopd) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.model: dict[str, Sandbox] = {}
             self.image = True
-            self.kills = 0
             self.connect()
 
         def connect(self) -> None:
@@ -146,12 +145,16 @@ def machine_over(daemon: Orlopd) -> type[RuleBasedStateMachine]:
 
         @rule(pod=pods)
         def run_again(self, pod: str) -> None:
-            """A name that is taken; it would be given once to a caller whose answer a kill took."""
+            """As a caller whose answer got lost: what nobody has used yet is given again, anything else is refused."""
             sandbox = self.model.get(pod)
-            if sandbox is None or (self.kills and not sandbox.containers):
+            if sandbox is None:
+                return
+            request = cri.RunPodSandboxRequest(config=sandbox.config)
+            if sandbox.ready and not sandbox.containers:
+                assert self.call("RunPodSandbox", request).pod_sandbox_id == pod
                 return
             with refused(AlreadyExists):
-                self.call("RunPodSandbox", cri.RunPodSandboxRequest(config=sandbox.config))
+                self.call("RunPodSandbox", request)
 
         @rule(pod=one_of(pods))
         def stop_pod(self, pod: str) -> None:
@@ -193,9 +196,10 @@ def machine_over(daemon: Orlopd) -> type[RuleBasedStateMachine]:
                 expected: type[OrlopError] | None = NotFound
             elif not sandbox.ready:
                 expected = FailedPrecondition
-            elif any(each.name == name for each in sandbox.containers.values()):
-                if self.kills:
-                    return multiple()  # it may be given to us as the answer that a kill took
+            elif taken := next((each for each in sandbox.containers.values() if each.name == name), None):
+                if taken.state == CREATED:
+                    assert self.call("CreateContainer", request).container_id == taken.id
+                    return multiple()
                 expected = AlreadyExists
             else:
                 expected = None if self.image else NotFound
@@ -281,7 +285,6 @@ def machine_over(daemon: Orlopd) -> type[RuleBasedStateMachine]:
             self.client.__exit__(None, None, None)
             daemon.kill()
             daemon.start()
-            self.kills += 1
             self.connect()
             if not image:
                 self.remove_image()

@@ -45,15 +45,13 @@ class KeyLock:
 class Joiner(Generic[T]):
     """Runs work once a key at a time; later callers with the key await the same result.
 
-    The work is shielded from its callers' cancellation. If every caller has gone by the time it ends well, its result is kept
-    under the key and ``claim`` hands it to the retry, once.
+    The work is shielded from its callers' cancellation. A caller that has gone finds what was made by its name, when it tries again.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._running: dict[str, asyncio.Task[tuple[T | None, Exception | None]]] = {}
         self._callers: dict[str, int] = {}
-        self._unclaimed: dict[str, T] = {}
 
     async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = self._running.get(key)
@@ -73,26 +71,12 @@ class Joiner(Generic[T]):
             raise error
         return cast(T, result)
 
-    def offer(self, key: str, result: T) -> None:
-        """Keep a result for ``claim`` whose caller may have gone without it: it was made before this process began."""
-        self._unclaimed[key] = result
-
-    def claim(self, key: str) -> T | None:
-        """Return, once, the result that nobody was there to take."""
-        return self._unclaimed.pop(key, None)
-
-    def forget(self, key: str) -> None:
-        """Drop an unclaimed result: what it names has been removed."""
-        self._unclaimed.pop(key, None)
-
     def _ended(self, key: str, task: asyncio.Task[tuple[T | None, Exception | None]]) -> None:
         del self._running[key]
         if self._callers.pop(key) > 0 or task.cancelled():
             return
-        result, error = task.result()
-        if error is None:
-            self._unclaimed[key] = cast(T, result)
-        else:
+        _, error = task.result()
+        if error is not None:
             log.warning("%s failed after its callers had gone: %s", key, error)
 
 

@@ -7,7 +7,6 @@
     each container:         exit record? -> import; runs in the monitor? -> watch; never created? -> discard; created -> leave at its gate
     what has no row         -> pod directories, cgroups, links and addresses, snapshots are removed
     events                  -> for what changed meanwhile
-    made, not used yet      -> offered to the retry of a caller that got no answer
 
 The ready gate of the CRI server opens after this. A step that fails for one sandbox leaves that sandbox not ready with the reason; it
 does not stop the node. Test: tests/faults/.
@@ -43,7 +42,7 @@ from orlop.services.monitors import (
 from orlop.services.node import Node
 from orlop.services.sandboxes.run import detach_network
 from orlop.services.sandboxes.shm import KEPT_NAME
-from orlop.specs.pod import ContainerState, EventType, NamespaceMode, SandboxState
+from orlop.specs.pod import EventType, NamespaceMode
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +58,6 @@ async def recover(node: Node) -> None:
         node.pods.set_boot_id(current_boot)
     await asyncio.gather(*(_recover_guarded(node, row) for row in node.pods.sandboxes()))
     await _remove_rowless(node)
-    _offer_unused(node)
-
-
-def _offer_unused(node: Node) -> None:
-    """What is made and not used yet may be an answer that the end of the last daemon cut off: the caller's retry gets it."""
-    used: set[SandboxId] = set()
-    for container in node.pods.containers():
-        used.add(container.sandbox_id)
-        if container.state is ContainerState.CREATED:
-            node.creating_containers.offer(container.name, container.id)
-    for sandbox in node.pods.sandboxes():
-        if sandbox.state is SandboxState.READY and sandbox.id not in used:
-            node.running_sandboxes.offer(sandbox.name, sandbox.id)
 
 
 def _close_other_boot(node: Node) -> None:

@@ -24,17 +24,18 @@ async def test_a_second_caller_gets_the_result_of_the_running_call() -> None:
     gate.set()
     assert [await first, await second] == [7, 7]
     assert runs == 1
-    assert joiner.claim("a") is None
     await supervisor.close()
 
 
-async def test_a_result_that_nobody_took_is_handed_to_the_retry_once() -> None:
+async def test_work_is_finished_though_its_callers_have_gone() -> None:
     supervisor = Supervisor("test")
     joiner: Joiner[int] = Joiner(supervisor)
     gate = asyncio.Event()
+    ended = []
 
     async def work() -> int:
         await gate.wait()
+        ended.append(7)
         return 7
 
     caller = asyncio.ensure_future(joiner.run("a", work))
@@ -44,8 +45,7 @@ async def test_a_result_that_nobody_took_is_handed_to_the_retry_once() -> None:
         await caller
     gate.set()
     await asyncio.sleep(0.01)
-    assert joiner.claim("a") == 7
-    assert joiner.claim("a") is None
+    assert ended == [7]
     await supervisor.close()
 
 
@@ -59,18 +59,7 @@ async def test_a_failure_is_every_callers_and_nobodys_defect(caplog: pytest.LogC
 
     outcomes = await asyncio.gather(joiner.run("a", work), joiner.run("a", work), return_exceptions=True)
     assert [str(each) for each in outcomes] == ["no", "no"]
-    assert joiner.claim("a") is None
     assert caplog.records == []
-    await supervisor.close()
-
-
-async def test_what_an_earlier_process_made_is_offered_once() -> None:
-    supervisor = Supervisor("test")
-    joiner: Joiner[int] = Joiner(supervisor)
-    joiner.offer("a", 7)
-    joiner.offer("b", 8)
-    joiner.forget("b")
-    assert (joiner.claim("a"), joiner.claim("a"), joiner.claim("b")) == (7, None, None)
     await supervisor.close()
 
 

@@ -33,7 +33,7 @@ from orlop.services.node import Node
 from orlop.services.nri.events import container_created, container_withdrawn
 from orlop.services.options import rootfs_bytes_of
 from orlop.services.refusals import refusing
-from orlop.specs.pod import ContainerConfig, EventType, NamespaceMode, SandboxConfig
+from orlop.specs.pod import ContainerConfig, ContainerState, EventType, NamespaceMode, SandboxConfig
 
 ROW, SNAPSHOT, VOLUMES, CGROUP, LAUNCH, CREATED = (
     "container.create.row",
@@ -62,10 +62,7 @@ async def create_container(
     sandbox = node.pods.sandbox(sandbox_id)
     if not sandbox.ready_at or sandbox.stopped_at:
         raise FailedPrecondition(f"container {config.metadata.name}: sandbox {sandbox.id} is not ready")
-    node.running_sandboxes.forget(sandbox.name)  # who fills it has had run's answer
     name = container_name(sandbox, config)
-    if (made := node.creating_containers.claim(name)) is not None:
-        return made
     with named(f"container {config.metadata.name}"):
         return await node.creating_containers.run(name, lambda: _create(node, name, sandbox, config))
 
@@ -73,6 +70,8 @@ async def create_container(
 async def _create(node: Node, name: str, sandbox: SandboxRow, config: ContainerConfig) -> ContainerId:
     subject = f"container {config.metadata.name}"
     if (taken := node.pods.container_named(name)) is not None:
+        if taken.state is ContainerState.CREATED and taken.config == config:
+            return taken.id  # nobody has started it: the answer got lost, and this is the caller's retry
         raise AlreadyExists(f"{subject}: name is taken by container {taken.id}")
     if 0 < config.resources.memory_limit < limits.MEMORY_LIMIT_MIN_BYTES:
         given, least = config.resources.memory_limit, limits.MEMORY_LIMIT_MIN_BYTES

@@ -85,7 +85,6 @@ async def discard_container(node: Node, row: ContainerRow) -> None:
         os.unlink(record)
     node.pods.remove_container(row.id)
     prune_after(node, row)
-    node.creating_containers.forget(row.name)
     if row.created_at:
         publish(node, EventType.DELETED, row)
     faults.reach(ROW)

@@ -37,7 +37,6 @@ async def start_container(node: Node, container_id: str) -> None:
             raise FailedPrecondition(f"container {row.id}: cannot be started, sandbox {sandbox.id} is not ready")
         pod = node.live.need(row.sandbox_id)
         handler = node.handlers.of(sandbox)
-        node.creating_containers.forget(row.name)  # who starts it has had create's answer
         async with container_starts(node, row):
             stages = Stages()
             pod.starting.add(row.id)

@@ -48,7 +48,6 @@ async def remove_sandbox(node: Node, sandbox_id: str) -> None:
         shutil.rmtree(node.state.pod(row.id), ignore_errors=True)
         faults.reach(DIRECTORY)
         node.pods.remove_sandbox(row.id)
-        node.running_sandboxes.forget(row.name)
         node.cpu_rates.forget(row.id)
         node.metrics.forget(row.id)
         publish_sandbox(node, EventType.DELETED, row)

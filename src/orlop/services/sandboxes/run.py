@@ -64,8 +64,6 @@ async def run_sandbox(node: Node, config: SandboxConfig, runtime_handler: str) -
     handler = node.handlers.named(runtime_handler, f"sandbox {config.metadata.name}")
     _refuse_impossible(config)
     name = sandbox_name(config)
-    if (made := node.running_sandboxes.claim(name)) is not None:
-        return made
     return await node.running_sandboxes.run(name, lambda: _run(node, name, config, runtime_handler, handler.name))
 
 
@@ -115,6 +113,9 @@ def _make_log_directory(path: str) -> None:
 
 async def _run(node: Node, name: str, config: SandboxConfig, handler: str, made_by: str) -> SandboxId:
     if (taken := node.pods.sandbox_named(name)) is not None:
+        unused = taken.ready_at and not taken.stopped_at and not node.pods.containers_of(taken.id)
+        if unused and taken.config == config and taken.handler == handler:
+            return taken.id  # the answer got lost, and this is the caller's retry
         raise AlreadyExists(f"sandbox {config.metadata.name}: name is taken by sandbox {taken.id}")
     stages = Stages()
     options = config.security.namespaces
