@@ -121,9 +121,10 @@ def test_a_device_by_cdi_limits_and_ambient_capabilities(pod):
     context.run_as_user.value = 1000
     context.capabilities.add_ambient_capabilities.append("NET_BIND_SERVICE")
     made = pod.launch(config)
-    script = "echo $GPU; ulimit -n; head -c 2 /dev/vendor/gpu0 | od -An -tx1; grep CapAmb /proc/self/status; id -G"
+    # The hard limit: runc 1.1 now and then gives an exec that as its soft one, because the Go runtime raises its own.
+    script = "echo $GPU; ulimit -Hn; head -c 2 /dev/vendor/gpu0 | od -An -tx1; grep CapAmb /proc/self/status; id -G"
     lines = pod.exec(made, "sh", "-c", script).stdout.decode().splitlines()
-    assert lines[:2] == ["0", "64"]
+    assert lines[:2] == ["0", "128"]
     assert lines[2].split() == ["00", "00"]
     assert int(lines[3].split()[1], 16) == 1 << 10
     assert "4242" in lines[4].split()

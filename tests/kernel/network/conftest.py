@@ -23,6 +23,9 @@ from orlop.kernel import netlink
 from orlop.network.attachment import AttachRequest, PortMapping
 from orlop.network.bridge import BridgeNetwork
 
+EXCHANGE_SECONDS = 20
+"""On a busy machine a neighbour may be asked for more than once, a second apart."""
+
 CLONE_NEWNET = 0x40000000
 BRIDGE = "orlopt0"
 SUBNETS = ("10.86.0.0/16", "fd00:10:86::/64")
@@ -74,7 +77,7 @@ class Netns:
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         with entered(self.fd):
             made = socket.socket(family, kind)
-        made.settimeout(3)
+        made.settimeout(EXCHANGE_SECONDS)
         return made
 
     def listen(self, address: str, port: int) -> socket.socket:
@@ -181,10 +184,10 @@ async def bridge(host: Netns, tmp_path: Path) -> AsyncIterator[BridgeNetwork]:
 
 def exchange(client: socket.socket, server: socket.socket, address: str, port: int) -> tuple[str, int]:
     """Connect, send both ways, and return the address that the server saw."""
-    server.settimeout(3)
+    server.settimeout(EXCHANGE_SECONDS)
     client.connect((address, port))
     accepted, peer = server.accept()
-    accepted.settimeout(3)
+    accepted.settimeout(EXCHANGE_SECONDS)
     with accepted, client:
         client.sendall(b"ping")
         assert accepted.recv(16) == b"ping"
@@ -194,7 +197,7 @@ def exchange(client: socket.socket, server: socket.socket, address: str, port: i
 
 
 def exchange_udp(client: socket.socket, server: socket.socket, address: str, port: int) -> str:
-    server.settimeout(3)
+    server.settimeout(EXCHANGE_SECONDS)
     client.sendto(b"ping", (address, port))
     data, peer = server.recvfrom(16)
     if data == b"early":  # it waited for the neighbour's address and came after the rules
