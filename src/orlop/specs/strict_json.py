@@ -22,7 +22,10 @@ def read_json(data: bytes, *, limit: int, subject: str) -> Any:
     if len(data) > limit:
         raise ResourceExhausted(f"{subject}: {len(data)} bytes are more than the limit of {limit}")
     try:
-        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        # Decoded here, because json takes surrogates and UTF-16 from bytes; and half a pair may still come as an escape.
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\ud" in data or b"\\uD" in data:
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ResourceExhausted(f"{subject}: JSON is nested deeper than {limits.JSON_DEPTH}") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 
@@ -119,6 +120,8 @@ async def exec_sync(node: Node, container_id: str, command: tuple[str, ...], tim
                 kill_on_disconnect=True,
             )
         except MonitorError as error:
+            if error.op.startswith("join_") and error.errno in (errno.ENOENT, errno.ESRCH):
+                raise FailedPrecondition(f"container {row.id}: exec: it ended while the command was begun") from error
             if (better := launch.explain(error)) is not None:
                 raise better from error
             raise
