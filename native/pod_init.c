@@ -6,6 +6,7 @@
 #include "setup.h"
 
 #include <linux/capability.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -54,6 +55,12 @@ static void __attribute__((noreturn)) init_main(int ready) {
     int failed = empty_root();
     if (!failed)
         step = "capabilities", failed = drop_everything();
+    /* It must not outlive the monitor, which nobody else would end it for. Last, because a change of credentials may take the wish away. */
+    if (!failed)
+        step = "death signal", failed = prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    struct pollfd monitor = {.fd = ready};
+    if (!failed && poll(&monitor, 1, 0) > 0 && (monitor.revents & POLLERR))
+        _exit(1); /* it has ended before the wish was made */
     if (failed) {
         struct { int errnum; char step[32]; } word = {.errnum = errno};
         snprintf(word.step, sizeof word.step, "%s", step);
